@@ -1,0 +1,46 @@
+"""What `dev.py serve` runs: the server with the pack, the demo's node and its models, until Ctrl-C."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from .comfy_server import ROOT, ComfyServer, ServerError
+
+log = logging.getLogger("serve")
+
+
+def main() -> int:
+    """Start the server, say where it is, and stay until it ends or is interrupted."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    parser = argparse.ArgumentParser(prog="dev.py serve", description=__doc__)
+    parser.add_argument("--port", type=int, default=8188, help="0 picks a free one (default: 8188)")
+    parser.add_argument("--gpu", action="store_true", help="let ComfyUI choose its device instead of the CPU")
+    parser.add_argument("--base", type=Path, default=ROOT / ".dev" / "serve", help="folder for models and output")
+    arguments = parser.parse_args()
+    # A copy beside the user's own workflows: the page lists it, and saving it there does not change the repository.
+    workflows = arguments.base / "user" / "default" / "workflows"
+    workflows.mkdir(parents=True, exist_ok=True)
+    shutil.copy(ROOT / "workflows" / "spectrum_demo.json", workflows)
+    log.info("Starting ComfyUI ...")
+    try:
+        with ComfyServer(arguments.base, port=arguments.port, cpu=not arguments.gpu) as server:
+            log.info("ComfyUI with Spectrum Accelerate: %s  (Ctrl-C ends it; log: %s)", server.url, server.log_file)
+            log.info("The demo is in the page's list of workflows, as spectrum_demo.")
+            while server.running:
+                time.sleep(0.5)
+        log.info("The server has ended; its log: %s", server.log_file)
+    except ServerError as error:
+        log.error("%s", error)
+        return 1
+    except KeyboardInterrupt:
+        log.info("Stopped.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

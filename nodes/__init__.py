@@ -1,0 +1,13 @@
+"""Everything that knows ComfyUI."""
+
+from comfy_api.latest import ComfyExtension, io
+
+from .accelerate import SpectrumAccelerate
+from .report import SpectrumReport
+
+
+class SpectrumExtension(ComfyExtension):
+    """The nodes of this pack."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [SpectrumAccelerate, SpectrumReport]

@@ -1,0 +1,47 @@
+"""The node "Spectrum Accelerate"."""
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from .attach import attach
+from .settings import NODE, SETTINGS, Setting, Settings, problems
+
+
+def _widget(setting: Setting) -> io.Input:
+    common: dict[str, Any] = {"default": setting.default, "tooltip": setting.tooltip, "advanced": setting.advanced}
+    if setting.options:
+        return io.Combo.Input(setting.name, options=list(setting.options), **common)
+    if isinstance(setting.default, int):
+        return io.Int.Input(setting.name, min=int(setting.low), max=int(setting.high), **common)
+    return io.Float.Input(setting.name, min=setting.low, max=setting.high, step=setting.step, round=0.001, **common)
+
+
+class SpectrumAccelerate(io.ComfyNode):
+    """MODEL in, MODEL out: accelerated when it is sampled."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SpectrumAccelerate",
+            display_name=NODE,
+            category="model/acceleration",
+            description=(
+                "Samples with a fraction of the network evaluations: on the others, the network's last feature is "
+                "forecast from the steps that were computed. Place it between the model loader (and LoRAs) and the "
+                "sampler. What cannot be accelerated runs at full quality, and the node says why."
+            ),
+            search_aliases=["spectrum", "speed", "cache", "faster", "teacache", "easycache", "forecast"],
+            inputs=[io.Model.Input("model", tooltip="The model to accelerate."), *map(_widget, SETTINGS)],
+            outputs=[io.Model.Output(tooltip="The same model, accelerated when it is sampled.")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def validate_inputs(cls, **values: Any) -> bool | str:
+        found = problems(values)
+        return "\n".join(found) if found else True
+
+    @classmethod
+    def execute(cls, model: Any, **values: Any) -> io.NodeOutput:
+        return io.NodeOutput(attach(model, Settings(**values), node=str(cls.hidden.unique_id or "")))

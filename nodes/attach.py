@@ -1,0 +1,50 @@
+"""Spectrum on a MODEL: an immutable configuration and one wrapper in a clone's transformer_options, nothing else."""
+
+import logging
+from collections import deque
+from dataclasses import dataclass, field
+
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
+
+from ..spectrum_core.trace import Trace
+from .run import KEY, outer_sample
+from .settings import NODE, Settings
+
+RUNS_KEPT = 16
+"""Traces (a few kB each) that a MODEL remembers for the report."""
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """What a MODEL carries.
+
+    Attributes:
+        settings: the node's values.
+        node: id of the node, to which live messages are sent; empty outside a workflow.
+        runs: traces of the latest runs, oldest first. They hold no tensor.
+    """
+
+    settings: Settings
+    node: str = ""
+    runs: deque[Trace] = field(default_factory=lambda: deque(maxlen=RUNS_KEPT), compare=False)
+
+
+def attach(model: ModelPatcher, settings: Settings, node: str = "") -> ModelPatcher:
+    """A clone of a MODEL that is accelerated when it is sampled. The MODEL given stays as it is.
+
+    If Spectrum was on it already, these settings replace the earlier ones.
+    """
+    clone = model.clone()
+    options = clone.model_options.setdefault("transformer_options", {})
+    if KEY in options:
+        logging.info(f"{NODE}: applied twice to one MODEL; the later node's settings are used.")
+        clone.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
+    options[KEY] = Attachment(settings, node)
+    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, outer_sample)
+    return clone
+
+
+def attachment(model: ModelPatcher) -> Attachment | None:
+    """What `attach` put on a MODEL, or None."""
+    return model.model_options.get("transformer_options", {}).get(KEY)

@@ -1,0 +1,159 @@
+"""One call of the real model with its feature tapped, or with its blocks left out and the feature put in.
+
+The model's own forward runs in both cases; nothing of it is copied. Whatever is changed is an instance attribute of
+this one model and is restored before the call returns, also on an error or an interrupt.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from .architectures import Architecture, Tap
+
+Features = dict[str, torch.Tensor]
+
+
+class TapError(RuntimeError):
+    """The model's forward did not pass the taps as the architecture says."""
+
+
+class Bypass:
+    """The two ways to call one base model.
+
+    Args:
+        base_model: ComfyUI's BaseModel (owner of `diffusion_model`).
+        architecture: the row to go by.
+    """
+
+    def __init__(self, base_model: nn.Module, architecture: Architecture) -> None:
+        self._base_model = base_model
+        self.architecture = architecture
+
+    def capture(
+        self, call: Callable[[], torch.Tensor], receive: Callable[[str, torch.Tensor], None]
+    ) -> tuple[torch.Tensor, str | None]:
+        """Run the full call; `receive` gets every feature as it enters the head, before the head can change it.
+
+        Returns:
+            The call's output, and what went wrong with the taps if something did (the output is right all the same).
+        """
+        seen: list[str] = []
+        problems: list[str] = []
+
+        def take(label: str, feature: Any) -> None:
+            try:
+                if label in seen:
+                    raise TapError(f"the model passes {label} more than once in a call")
+                if not torch.is_tensor(feature):
+                    raise TapError(f"the model passes no tensor to {label}")
+                seen.append(label)
+                receive(label, feature)
+            except Exception as error:  # whatever it is (out of memory, say), the model's own call goes on
+                problems.append(f"{error}")
+
+        def tapped(tap: Tap, original: Callable, *args: Any, **kwargs: Any) -> Any:
+            if tap.argument is not None:
+                take(_label(tap), args[tap.argument] if tap.argument < len(args) else None)
+                return original(*args, **kwargs)
+            output = original(*args, **kwargs)
+            for index, part in enumerate([output] if torch.is_tensor(output) else output):
+                take(_label(tap, index), part)
+            return output
+
+        with self._taps(tapped, self._base_model.diffusion_model):
+            output = call()
+        if not seen:
+            problems.append(f"the model never passes {', '.join(_label(tap) for tap in self.architecture.taps)}")
+        return output, problems[0] if problems else None
+
+    def replay(self, call: Callable[[], torch.Tensor], features: Features) -> torch.Tensor:
+        """Run the call without the blocks, the features (by the labels that `capture` gave) in their place."""
+        base_model = self._base_model
+        network = base_model.diffusion_model
+        raw = getattr(network, "_orig_mod", network)  # a changing module list would recompile: go eager
+
+        def replaced(tap: Tap, original: Callable, *args: Any, **kwargs: Any) -> Any:
+            if tap.argument is not None:
+                args = (*args[: tap.argument], features[_label(tap)], *args[tap.argument + 1 :])
+                return original(*args, **kwargs)
+            parts = list(features.values())
+            return parts[0] if len(parts) == 1 else parts
+
+        with ExitStack() as stack:
+            if raw is not network:
+                stack.enter_context(_attribute(base_model, "diffusion_model", raw))
+            for path in (*self.architecture.blocks, *self.architecture.feeders):
+                stack.enter_context(_left_out(raw, path))
+            stack.enter_context(self._taps(replaced, raw))
+            return call()
+
+    @contextmanager
+    def _taps(self, wrapper: Callable[..., Any], network: nn.Module) -> Iterator[None]:
+        with ExitStack() as stack:
+            for tap in self.architecture.taps:
+                # A compiled model keeps its inner modules under _orig_mod; its result is tapped on the outside.
+                inside = tap.argument is not None
+                module = _find(getattr(network, "_orig_mod", network) if inside else network, tap.module)
+                if module is None:
+                    raise TapError(f"the model has no {tap.module}")
+                method = partial(wrapper, tap, getattr(module, tap.method))
+                if inside and "torch._dynamo" in sys.modules:  # else nothing is compiled; the import costs seconds
+                    method = torch.compiler.disable(method)
+                stack.enter_context(_method(module, tap.method, method))
+            yield
+
+
+def _label(tap: Tap, index: int = 0) -> str:
+    name = ".".join(part for part in (tap.module, tap.method) if part)
+    return name if tap.argument is not None else f"{name}[{index}]"
+
+
+def _find(root: nn.Module, path: str) -> nn.Module | None:
+    for name in path.split(".") if path else ():
+        root = getattr(root, name, None)
+        if root is None:
+            return None
+    return root
+
+
+@contextmanager
+def _left_out(root: nn.Module, path: str) -> Iterator[None]:
+    parent_path, _, name = path.rpartition(".")
+    parent = _find(root, parent_path)
+    blocks = getattr(parent, name, None) if parent is not None else None
+    if blocks is None:
+        yield
+        return
+    with _attribute(parent, name, nn.ModuleList() if isinstance(blocks, nn.ModuleList) else None):
+        yield
+
+
+@contextmanager
+def _attribute(owner: nn.Module, name: str, value: nn.Module | None) -> Iterator[None]:
+    """A submodule for the time being. Its place among the owner's modules stays (state-dict order)."""
+    before = owner._modules[name]
+    owner._modules[name] = value
+    try:
+        yield
+    finally:
+        owner._modules[name] = before
+
+
+@contextmanager
+def _method(module: nn.Module, name: str, method: Callable[..., Any]) -> Iterator[None]:
+    """An instance's own method for the time being. Hooks would be ignored by a compiled model."""
+    absent = object()
+    before = module.__dict__.get(name, absent)
+    module.__dict__[name] = method
+    try:
+        yield
+    finally:
+        if before is absent:
+            del module.__dict__[name]
+        else:
+            module.__dict__[name] = before

@@ -1,0 +1,401 @@
+"""One sampling run: begins, decides per evaluation, ends, always cleans up.
+
+`outer_sample` is the only wrapper that a MODEL carries. It gives the run a private copy of the guider's options and
+puts the run's own wrappers there: the decision (PREDICT_NOISE: once for all rows of an evaluation) and, innermost, the
+call (APPLY_MODEL). When the run ends, they are gone with the copy.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import comfy.model_patcher
+import torch
+from comfy.model_management import InterruptProcessingException
+from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
+from comfy_execution.utils import get_executing_context
+
+from ..spectrum_core.forecast import Forecaster
+from ..spectrum_core.readback import Readback, Stopwatch
+from ..spectrum_core.schedule import State
+from ..spectrum_core.trace import Evaluation, Trace
+from .architectures import MODEL_OUTPUT, find
+from .bypass import Bypass, Features, TapError
+from .progress import show
+from .samplers import REASONS, SAMPLERS
+from .settings import TARGETS
+from .streams import Key, Stream, forecast_rows, stream_keys
+
+if TYPE_CHECKING:
+    from .attach import Attachment
+
+KEY = "spectrum"
+LATEST = Forecaster(degree=1, window=1, ridge=0.0)
+"""Weight 1 on the newest feature: what the self-test puts in."""
+
+TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
+TOLERANCE_HALF = 1e-2
+"""Self-test: a compiled head may round differently from an eager one; a wrong one is off by far more."""
+
+FOREIGN = {"easycache": "EasyCache or LazyCache is on the same MODEL; remove one of the two"}
+"""transformer_options of other accelerators -> why Spectrum stands down."""
+
+
+def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
+    """OUTER_SAMPLE wrapper: the life of a run. `args` are (noise, latent_image, sampler, sigmas, ...)."""
+    guider = executor.class_obj
+    before = guider.model_options
+    options = comfy.model_patcher.create_model_options_clone(before)
+    guider.model_options = options
+    attachment: Attachment = options["transformer_options"][KEY]
+    run = Run(attachment, guider, sampler=args[2], sigmas=args[3])
+    try:
+        run.install(options)
+        return executor(*args, **kwargs)
+    except Exception:
+        run.trace.outcome = "error"
+        raise
+    except BaseException:  # ComfyUI's interrupt is one
+        run.trace.outcome = "interrupted"
+        raise
+    finally:
+        guider.model_options = before
+        run.close()
+
+
+@dataclass
+class _Evaluation:
+    """The evaluation in progress."""
+
+    record: Evaluation
+    stopwatch: Stopwatch
+    occurrences: Counter[Key] = field(default_factory=Counter)
+    errors: list[Readback] = field(default_factory=list)
+
+    @property
+    def forecast(self) -> bool:
+        return self.record.kind == "forecast"
+
+
+class Run:
+    """The state of one run.
+
+    Args:
+        attachment: settings, and where the trace goes.
+        guider: ComfyUI's guider.
+        sampler: ComfyUI's sampler object.
+        sigmas: the run's noise levels, shape [steps + 1].
+    """
+
+    def __init__(self, attachment: "Attachment", guider: Any, sampler: Any, sigmas: torch.Tensor) -> None:
+        self._attachment = attachment
+        self._settings = attachment.settings
+        self._forecaster = self._settings.forecaster()
+        self._schedule = self._settings.schedule()
+        self._sigmas = sigmas.detach().float().cpu().tolist()
+        patcher = guider.model_patcher
+        self._device = patcher.load_device
+        sampling = patcher.get_model_object("model_sampling")
+        self._active = tuple(
+            float(sampling.percent_to_sigma(p)) for p in (self._settings.start_percent, self._settings.end_percent)
+        )
+        context = get_executing_context()
+        self.trace = Trace(
+            total=max(0, len(self._sigmas) - 1),
+            model=type(_raw(patcher.model)).__name__,
+            sampler=_sampler_name(sampler),
+            target=self._settings.target,
+            settings=self._settings.to_dict(),
+            node=context.node_id if context else "",
+            prompt=context.prompt_id if context else "",
+        )
+        self._state = State()
+        self._computed_last = -1
+        self._accelerating = True
+        self._capacity = 0
+        self._evaluation: _Evaluation | None = None
+        self._finished: list[_Evaluation] = []
+        self._bypasses: dict[int, Bypass] = {}
+        self._streams: dict[Key, Stream] = {}
+        self._checks: list[tuple[Stream, int, Readback]] = []
+
+    # ------------------------------------------------------------------------------------------------ life
+
+    def install(self, options: dict[str, Any]) -> None:
+        """Put the run's wrappers into the guider's private options, unless it cannot be accelerated."""
+        reason = self._obstacle(options["transformer_options"])
+        if reason is not None:
+            self._stand_down(reason)
+            return
+        plan = self._schedule.plan(self.trace.total)
+        self._capacity = max(2, min(self._settings.window, len(plan)))
+        for kind, wrapper in (
+            (WrappersMP.PREDICT_NOISE, self._predict_noise),
+            (WrappersMP.APPLY_MODEL, self._apply_model),
+        ):
+            add_wrapper_with_key(kind, KEY, wrapper, options, is_model_options=True)
+
+    def close(self) -> None:
+        """Free the features and publish the trace. Called once, whatever happened."""
+        self._streams.clear()
+        self._checks.clear()
+        self._bypasses.clear()
+        self._evaluation = None
+        for evaluation in self._finished:
+            record = evaluation.record
+            record.seconds = evaluation.stopwatch.wait()
+            errors = [readback.wait() for readback in evaluation.errors]
+            record.error = max(errors) if errors else None
+        self._finished.clear()
+        self._attachment.runs.append(self.trace)
+        logging.info(self.trace.summary())
+        show(self._attachment.node, self.trace.summary())
+
+    def _obstacle(self, transformer_options: dict[str, Any]) -> str | None:
+        """Why nothing of this run can be forecast, or None."""
+        for key, reason in FOREIGN.items():
+            if key in transformer_options:
+                return reason
+        structure = SAMPLERS.get(self.trace.sampler)
+        if structure is None:
+            return f"the sampler {self.trace.sampler!r} is not known, nor how it calls the model"
+        if structure != "single":
+            return f"the sampler {self.trace.sampler} {REASONS[structure]}"
+        settings = self._settings
+        if settings.skip_interval <= 1:
+            return "skip_interval is 1, which never forecasts"
+        if len(self._schedule.plan(self.trace.total)) >= self.trace.total:
+            return (
+                f"too few evaluations: {self.trace.total}, of which warmup = {settings.warmup} and "
+                f"tail = {settings.tail} are computed; use more steps or lower them"
+            )
+        return None
+
+    def _stand_down(self, reason: str) -> None:
+        """Compute everything from here on, and free the features."""
+        self._accelerating = False
+        self._streams.clear()
+        self._checks.clear()
+        if self.trace.forecast:
+            self.trace.note(f"stopped: {reason}")
+        else:
+            self.trace.not_accelerated = reason
+
+    # ------------------------------------------------------------------------------------------------ decision
+
+    def _predict_noise(self, executor: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """PREDICT_NOISE wrapper: one evaluation of the sampler, all conditionings together."""
+        evaluation = self._begin()
+        output = executor(*args, **kwargs)
+        self._end(evaluation)
+        return output
+
+    def _begin(self) -> _Evaluation:
+        index = len(self._finished)
+        sigma = self._sigmas[min(index, len(self._sigmas) - 1)]
+        reason = self._reason_to_compute(index, sigma)
+        record = Evaluation(index, sigma, "computed" if reason else "forecast", reason or "schedule")
+        self._evaluation = _Evaluation(record, Stopwatch(self._device))
+        return self._evaluation
+
+    def _reason_to_compute(self, index: int, sigma: float) -> str | None:
+        if not self._accelerating:
+            return "not accelerated"
+        if index >= self.trace.total:
+            return "beyond the sampler's steps"
+        start, end = self._active
+        if sigma > start:
+            return "before start_percent"
+        if sigma < end:
+            return "after end_percent"
+        reason = self._schedule.reason(self._state, index, self.trace.total)
+        if reason is None and self._drop_unusable():
+            reason = "a computed feature was not finite"
+        return reason
+
+    def _drop_unusable(self) -> bool:
+        """Forget features that turned out to hold NaN or inf; whether there was one."""
+        found, waiting = False, []
+        for stream, position, check in self._checks:
+            value = check.poll()
+            if value is None:
+                waiting.append((stream, position, check))
+            elif value != value or value == float("inf"):
+                stream.discard(position)
+                found = True
+        self._checks = waiting
+        return found
+
+    def _end(self, evaluation: _Evaluation) -> None:
+        record = evaluation.record
+        evaluation.stopwatch.stop(self._device)
+        if not evaluation.forecast:
+            forced = record.reason not in ("warm-up", "schedule", "tail")
+            self._state = self._schedule.step(self._state, record.position, forced)
+            self._computed_last = record.position
+            # Conditionings that this evaluation did not have could only be forecast across a gap: let them go.
+            self._streams = {
+                key: stream
+                for key, stream in self._streams.items()
+                if stream.positions and stream.positions[-1] == record.position
+            }
+        self._finished.append(evaluation)
+        self.trace.evaluations.append(record)
+        self._evaluation = None
+        show(self._attachment.node, f"Spectrum {self.trace.timeline()} {self.trace.computed}/{len(self._finished)}")
+
+    # ------------------------------------------------------------------------------------------------ call
+
+    def _apply_model(
+        self,
+        executor: Any,
+        x: torch.Tensor,
+        t: torch.Tensor,
+        c_concat: torch.Tensor | None = None,
+        c_crossattn: torch.Tensor | None = None,
+        control: Any = None,
+        transformer_options: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """APPLY_MODEL wrapper, the innermost: one call of the network, for some or all conditionings."""
+        options = transformer_options or {}
+
+        def full() -> torch.Tensor:
+            return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+
+        def headless() -> torch.Tensor:
+            # Residuals of a ControlNet enter between the blocks, which do not run.
+            return executor(x, t, c_concat, c_crossattn, None, options, **kwargs)
+
+        evaluation = self._evaluation
+        if evaluation is None or not self._accelerating or torch.is_grad_enabled():
+            return full()
+        bypass = self._bypass(executor.class_obj)
+        keys = stream_keys(executor.class_obj, x, options, evaluation.occurrences)
+        if evaluation.forecast:
+            streams = self._ready(keys)
+            if streams:
+                try:
+                    return bypass.replay(headless, self._features(streams, self._forecaster, evaluation))
+                except Exception as error:
+                    if isinstance(error, InterruptProcessingException):
+                        raise
+                    self._stand_down(f"a forecast failed ({type(error).__name__}: {error})")
+            self._compute(evaluation, "a conditioning without enough history" if self._accelerating else "not accelerated")
+        if not self._accelerating:
+            return full()
+        return self._captured(evaluation, executor.class_obj, keys, x, full, headless)
+
+    def _ready(self, keys: list[Key]) -> list[Stream] | None:
+        """The streams of a call, if all of them can be forecast: enough points, none left behind by a gap."""
+        enough = min(2, self._settings.warmup)
+        streams = [self._streams.get(key) for key in keys]
+        for stream in streams:
+            positions = stream.positions if stream else ()
+            if len(positions) < enough or positions[-1] < self._computed_last:
+                return None
+        return streams  # type: ignore[return-value]
+
+    def _compute(self, evaluation: _Evaluation, reason: str) -> None:
+        """Turn a forecast evaluation into a computed one."""
+        evaluation.record.kind, evaluation.record.reason = "computed", reason
+
+    def _features(self, streams: list[Stream], forecaster: Forecaster, evaluation: _Evaluation) -> Features:
+        return forecast_rows(streams, forecaster, evaluation.record.position, self.trace.total)
+
+    def _captured(
+        self,
+        evaluation: _Evaluation,
+        base_model: torch.nn.Module,
+        keys: list[Key],
+        x: torch.Tensor,
+        full: Callable[[], torch.Tensor],
+        headless: Callable[[], torch.Tensor],
+    ) -> torch.Tensor:
+        """A computed call whose features go to their streams. A stream's first call is also the self-test."""
+        bypass = self._bypass(base_model)
+        position = evaluation.record.position
+        streams = [self._streams.setdefault(key, Stream(self._capacity)) for key in keys]
+        untested = not all(stream.labels for stream in streams)
+
+        def receive(label: str, feature: torch.Tensor) -> None:
+            if feature.ndim == 0 or feature.shape[0] % len(streams):
+                raise TapError(f"the rows of {label} {tuple(feature.shape)} do not divide by conditioning")
+            for stream, rows in zip(streams, feature.chunk(len(streams)), strict=True):
+                error = stream.error(label, rows, self._forecaster, position, self.trace.total)
+                check = Readback(torch.linalg.vector_norm(rows, dtype=torch.float32) if error is None else error)
+                self._checks.append((stream, position, check))
+                if error is not None:
+                    evaluation.errors.append(check)
+                stream.push(label, position, rows)
+
+        output, problem = bypass.capture(full, receive)
+        if problem is None and untested:
+            problem = self._self_test(bypass, streams, evaluation, x, output, headless)
+        if problem is not None:
+            self._retarget(base_model, problem)
+        return output
+
+    def _self_test(
+        self,
+        bypass: Bypass,
+        streams: list[Stream],
+        evaluation: _Evaluation,
+        x: torch.Tensor,
+        output: torch.Tensor,
+        headless: Callable[[], torch.Tensor],
+    ) -> str | None:
+        """The features just captured, put through the bypass, must give the same output. What is wrong, or None."""
+        try:
+            again = bypass.replay(headless, self._features(streams, LATEST, evaluation))
+            # Both are denoised latents; their distance to the input is the network's own share of them.
+            share = torch.linalg.vector_norm((output - x).float())
+            difference = float(torch.linalg.vector_norm((output - again).float()) / share) if share else 0.0
+        except Exception as error:
+            if isinstance(error, InterruptProcessingException):
+                raise
+            return f"the bypassed call failed ({type(error).__name__}: {error})"
+        self.trace.self_test = max(difference, self.trace.self_test or 0.0)
+        dtype = streams[0].history(streams[0].labels[0]).dtype
+        if difference <= TOLERANCE.get(dtype, TOLERANCE_HALF):
+            return None
+        return f"the bypassed call differs by {difference:.1e}"
+
+    def _bypass(self, base_model: torch.nn.Module) -> Bypass:
+        """How to call a base model; decided at its first call."""
+        bypass = self._bypasses.get(id(base_model))
+        if bypass is None:
+            architecture = MODEL_OUTPUT
+            if self._settings.target == TARGETS[0]:
+                row = find(type(_raw(base_model)))
+                if row is None:
+                    self.trace.note(f"{type(_raw(base_model)).__name__} has no row yet, its model output is forecast")
+                    self.trace.target = TARGETS[1]
+                architecture = row or MODEL_OUTPUT
+            bypass = self._bypasses[id(base_model)] = Bypass(base_model, architecture)
+        return bypass
+
+    def _retarget(self, base_model: torch.nn.Module, problem: str) -> None:
+        """The architecture's row does not hold for this model: forecast its raw output, or nothing if that failed."""
+        if self._bypasses[id(base_model)].architecture is MODEL_OUTPUT:
+            self._stand_down(problem)
+            return
+        self.trace.note(f"self-test: {problem}; the model output is forecast instead")
+        self.trace.target = TARGETS[1]
+        self.trace.self_test = None
+        self._streams.clear()
+        self._checks.clear()
+        self._bypasses[id(base_model)] = Bypass(base_model, MODEL_OUTPUT)
+
+
+def _raw(base_model: torch.nn.Module) -> torch.nn.Module:
+    network = base_model.diffusion_model
+    return getattr(network, "_orig_mod", network)
+
+
+def _sampler_name(sampler: Any) -> str:
+    function = getattr(sampler, "sampler_function", None)
+    name = getattr(function, "__name__", type(sampler).__name__)
+    return name.removeprefix("sample_").removesuffix("_function")

@@ -1,0 +1,215 @@
+"""What the widgets of Spectrum Accelerate hold: one table for the node's schema, the checks and the defaults."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from ..spectrum_core.forecast import INTERCEPTS, Forecaster, Intercept
+from ..spectrum_core.schedule import FixedInterval, GrowingInterval, Schedule
+
+TARGETS = ("block output", "model output")
+NODE = "Spectrum Accelerate"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One widget.
+
+    Attributes:
+        name: the widget's name.
+        default: its value in a new node; its type is the widget's type.
+        tooltip: effect, and when to change it.
+        low, high: smallest and largest value of a number.
+        step: what the arrows of a number add.
+        options: the values of a combo.
+        advanced: shown under "advanced" only.
+    """
+
+    name: str
+    default: int | float | str
+    tooltip: str
+    low: float = 0
+    high: float = 0
+    step: float = 1
+    options: tuple[str, ...] = ()
+    advanced: bool = False
+
+    def problem(self, value: Any) -> str | None:
+        """What is wrong with a value and what would work, or None."""
+        if self.options:
+            if value in self.options:
+                return None
+            return f"{self.name} = {value!r}: use one of {', '.join(map(repr, self.options))}"
+        whole = isinstance(self.default, int)
+        number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+        if number and math.isfinite(value) and self.low <= value <= self.high:
+            return None
+        kind = "a whole number" if whole else "a number"
+        return f"{self.name} = {value!r}: use {kind} from {self.low:g} to {self.high:g}"
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting(
+        "degree",
+        2,
+        "Highest degree of the Chebyshev polynomial through the computed features. Higher follows faster changes and "
+        "amplifies noise more; it drops by itself when there are too few points. The paper uses 4.",
+        1,
+        8,
+    ),
+    Setting(
+        "window",
+        3,
+        "How many of the most recent computed features a forecast uses, and so how many are held in memory. degree + 1 "
+        "follows them exactly; more smooths. The paper uses all.",
+        2,
+        64,
+    ),
+    Setting(
+        "skip_interval",
+        2.0,
+        "Evaluations from one computed one to the next, at first (after the warm-up). Higher is faster and less "
+        "faithful; 1 never forecasts.",
+        1,
+        16,
+        0.5,
+    ),
+    Setting(
+        "growth",
+        0.75,
+        "Added to the interval after each computed evaluation, as in the paper: the run speeds up as it goes. "
+        "0 keeps the interval fixed. Lower it when late details suffer.",
+        0,
+        8,
+        0.05,
+    ),
+    Setting(
+        "warmup",
+        5,
+        "Evaluations computed at the start, where composition is decided. Lower it for runs of few steps; raise it "
+        "when the composition drifts.",
+        1,
+        100,
+    ),
+    Setting(
+        "tail",
+        1,
+        "Evaluations computed at the end, where features move fastest and fine detail is decided. Raise it when fine "
+        "detail suffers. The paper uses 0.",
+        0,
+        100,
+    ),
+    Setting(
+        "ridge",
+        0.0,
+        "Damping of the polynomial fit. 0 follows the computed features exactly; raise it (with a larger window) when "
+        "pictures get noisy. The paper uses 0.1.",
+        0,
+        10,
+        0.01,
+        advanced=True,
+    ),
+    Setting(
+        "blend",
+        1.0,
+        "Share of the polynomial forecast; the rest is straight-line extrapolation from the last two computed "
+        "features. The paper uses 0.5.",
+        0,
+        1,
+        0.05,
+        advanced=True,
+    ),
+    Setting(
+        "intercept",
+        "free",
+        "Whether the ridge also damps the constant term. 'free': no, a constant feature stays exact. 'paper': yes, as "
+        "in the official code. No difference while ridge is 0.",
+        options=INTERCEPTS,
+        advanced=True,
+    ),
+    Setting(
+        "target",
+        "block output",
+        "What is forecast. 'block output': the last hidden feature, and the model's own head runs on every evaluation "
+        "(the paper's). 'model output': the network's raw output; holds far less memory (one latent an entry) and "
+        "works on every model.",
+        options=TARGETS,
+        advanced=True,
+    ),
+    Setting(
+        "start_percent",
+        0.0,
+        "Part of the denoising (as in ComfyUI's other percent widgets) before which everything is computed.",
+        0,
+        1,
+        0.01,
+        advanced=True,
+    ),
+    Setting(
+        "end_percent",
+        1.0,
+        "Part of the denoising after which everything is computed.",
+        0,
+        1,
+        0.01,
+        advanced=True,
+    ),
+)
+
+
+def problems(values: Mapping[str, Any]) -> list[str]:
+    """What is wrong with widget values; values that are absent or None (linked inputs) are not judged."""
+    found = [
+        text
+        for setting in SETTINGS
+        if values.get(setting.name) is not None and (text := setting.problem(values[setting.name]))
+    ]
+    start, end = values.get("start_percent"), values.get("end_percent")
+    if not found and start is not None and end is not None and start >= end:
+        found.append(f"start_percent = {start:g} is not below end_percent = {end:g}: nothing would be forecast")
+    return [f"{NODE}: {text}" for text in found]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The values of one node, checked.
+
+    Raises:
+        ValueError: naming widget, value and what would work.
+    """
+
+    degree: int
+    window: int
+    skip_interval: float
+    growth: float
+    warmup: int
+    tail: int
+    ridge: float
+    blend: float
+    intercept: Intercept
+    target: str
+    start_percent: float
+    end_percent: float
+
+    def __post_init__(self) -> None:
+        found = problems(self.to_dict())
+        if found:
+            raise ValueError("\n".join(found))
+
+    def to_dict(self) -> dict[str, int | float | str]:
+        """Widget name to value."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def forecaster(self) -> Forecaster:
+        """The forecast that these values describe."""
+        return Forecaster(self.degree, self.window, self.ridge, self.blend, self.intercept)
+
+    def schedule(self) -> Schedule:
+        """The schedule that these values describe."""
+        if self.growth == 0:
+            return FixedInterval(self.warmup, self.tail, self.skip_interval)
+        return GrowingInterval(self.warmup, self.tail, self.skip_interval, self.growth)
+
+
+DEFAULTS: dict[str, int | float | str] = {setting.name: setting.default for setting in SETTINGS}

@@ -1,0 +1,120 @@
+"""Which rows of a batch belong to which history.
+
+ComfyUI joins and splits the conditionings of an evaluation differently from call to call (free memory decides), so a
+history belongs to one conditioning's rows, whatever batch they come in.
+"""
+
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Any
+
+import torch
+
+from ..spectrum_core.forecast import Forecaster
+from ..spectrum_core.history import History
+from .bypass import Features
+
+Key = Hashable
+
+
+def stream_keys(base_model: object, x: torch.Tensor, options: dict[str, Any], occurrences: Counter[Key]) -> list[Key]:
+    """One key per conditioning of a call, in the order of the rows.
+
+    Args:
+        base_model: the model that is called (a guider may use several).
+        x: its input, shape [conditionings * batch, ...].
+        options: the call's transformer_options.
+        occurrences: what this evaluation has called so far; counted on here. Nodes that run the same conditioning
+            again in one evaluation (perturbed attention, say) get further streams.
+    """
+    uuids = options.get("uuids") or [None]
+    conds = options.get("cond_or_uncond") or [0] * len(uuids)
+    window = options.get("context_window")
+    rows = (x.shape[0] // len(conds), *x.shape[1:])
+    patched = frozenset(
+        (kind, name) for kind in ("patches", "patches_replace") for name in _names(options.get(kind) or {})
+    )
+    keys: list[Key] = []
+    for uuid, cond in zip(uuids, conds, strict=True):
+        key = (id(base_model), uuid, cond, _window_key(window), rows, patched)
+        keys.append((*key, occurrences[key]))
+        occurrences[key] += 1
+    return keys
+
+
+def _names(patches: dict[str, Any]) -> Iterable[Key]:
+    for name, entry in patches.items():
+        yield name, len(entry), *(tuple(entry) if isinstance(entry, dict) else ())
+
+
+def _window_key(window: Any) -> Key:
+    return None if window is None else tuple(getattr(window, "index_list", None) or (id(window),))
+
+
+class Stream:
+    """The histories of one conditioning's rows, one per tapped feature; all have the same positions."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._histories: dict[str, History] = {}
+
+    @property
+    def positions(self) -> tuple[float, ...]:
+        """Positions at which every feature is known, oldest first."""
+        histories = list(self._histories.values())
+        return tuple(p for p in histories[0].positions if all(p in h.positions for h in histories)) if histories else ()
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The features."""
+        return tuple(self._histories)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return sum(history.nbytes for history in self._histories.values())
+
+    def history(self, label: str) -> History:
+        """The history of one feature."""
+        return self._histories[label]
+
+    def push(self, label: str, position: float, feature: torch.Tensor) -> None:
+        """Store a copy of a computed feature."""
+        if label not in self._histories:
+            self._histories[label] = History(self._capacity)
+        self._histories[label].push(position, feature)
+
+    def discard(self, position: float) -> None:
+        """Forget what was computed at a position."""
+        for history in self._histories.values():
+            history.discard(position)
+
+    def error(
+        self, label: str, feature: torch.Tensor, forecaster: Forecaster, target: float, total: int
+    ) -> torch.Tensor | None:
+        """Relative L2 error that the forecast of a feature would have had (0-dim, on its device), if there is one."""
+        history = self._histories.get(label)
+        if history is None or not history.fits(feature):
+            return None
+        return history.error(forecaster.weights(history.positions, target, total), feature)
+
+    def forecast(self, label: str, forecaster: Forecaster, target: float, total: int, out: torch.Tensor) -> None:
+        """Write the forecast of a feature to `out`."""
+        history = self._histories[label]
+        history.combine(forecaster.weights(history.positions, target, total), out)
+
+
+def forecast_rows(streams: Sequence[Stream], forecaster: Forecaster, target: float, total: int) -> Features:
+    """The features of a whole call: each stream's forecast in its own rows.
+
+    Raises:
+        ValueError: if the streams' features cannot stand in one batch.
+    """
+    features: Features = {}
+    for label in streams[0].labels:
+        first = streams[0].history(label)
+        out = first.empty(len(streams))
+        for stream, rows in zip(streams, out.chunk(len(streams)), strict=True):
+            stream.forecast(label, forecaster, target, total, rows)
+        features[label] = out
+    return features

@@ -1,0 +1,1 @@
+"""The mathematics of Spectrum: forecast, history, schedule, trace. Knows torch and numpy, not ComfyUI."""

@@ -1,0 +1,123 @@
+"""What happened at each evaluation of a run: for the log, the report and the page."""
+
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Literal
+
+Kind = Literal["computed", "forecast"]
+
+
+@dataclass
+class Evaluation:
+    """One network evaluation that the sampler asked for (all conditionings together).
+
+    Attributes:
+        position: its number in the run, from 0.
+        sigma: its noise level.
+        kind: whether the network was computed or its feature forecast.
+        reason: why.
+        error: relative L2 error that a forecast of the feature would have had (known where computed and forecastable).
+        seconds: duration.
+    """
+
+    position: int
+    sigma: float
+    kind: Kind
+    reason: str
+    error: float | None = None
+    seconds: float | None = None
+
+
+@dataclass
+class Trace:
+    """One sampling run.
+
+    Attributes:
+        total: evaluations that the sampler asks for.
+        model: class name of the diffusion model.
+        sampler: name of the sampler.
+        target: what is forecast ("block output" or "model output").
+        settings: the node's values.
+        evaluations: what happened, in order.
+        not_accelerated: why the whole run was computed, if it was.
+        notes: what the user should know besides (a fallback, say).
+        self_test: largest relative difference between a bypassed and a full call with the same features.
+        outcome: "done", "interrupted" or "error".
+        node: id of the node that sampled, prompt: id of its prompt; both empty outside ComfyUI's executor.
+    """
+
+    total: int
+    model: str = ""
+    sampler: str = ""
+    target: str = ""
+    settings: dict[str, int | float | str] = field(default_factory=dict)
+    evaluations: list[Evaluation] = field(default_factory=list)
+    not_accelerated: str | None = None
+    notes: list[str] = field(default_factory=list)
+    self_test: float | None = None
+    outcome: Literal["done", "interrupted", "error"] = "done"
+    node: str = ""
+    prompt: str = ""
+
+    @property
+    def computed(self) -> int:
+        """Evaluations on which the network ran."""
+        return sum(e.kind == "computed" for e in self.evaluations)
+
+    @property
+    def forecast(self) -> int:
+        """Evaluations on which it did not."""
+        return len(self.evaluations) - self.computed
+
+    @property
+    def error(self) -> float | None:
+        """Mean of the known forecast errors after the warm-up: what a forecast evaluation is off by, in the feature."""
+        known = [
+            e.error
+            for e in self.evaluations
+            if e.error is not None and math.isfinite(e.error) and e.reason != "warm-up"
+        ]
+        return sum(known) / len(known) if known else None
+
+    def note(self, text: str) -> None:
+        """Add a note once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def summary(self) -> str:
+        """One line, as it stands in the log and on the node."""
+        if self.outcome != "done":
+            text = f"{self.outcome} after {len(self.evaluations)} of {self.total} evaluations, {self.computed} computed"
+        elif self.not_accelerated or not self.forecast:
+            text = f"not accelerated: {self.not_accelerated or 'no evaluation could be forecast'}"
+        else:
+            count = len(self.evaluations)
+            text = f"{self.computed} of {count} evaluations computed ({count / max(1, self.computed):.1f}x fewer)"
+            if self.error is not None:
+                text += f", estimated error {self.error:.2%}"
+        return "Spectrum: " + "; ".join([text, *self.notes])
+
+    def timeline(self) -> str:
+        """One character per evaluation so far: computed, forecast, or still to come."""
+        done = "".join("█" if e.kind == "computed" else "▁" for e in self.evaluations)
+        return done + "·" * (self.total - len(done))
+
+    def to_dict(self) -> dict:
+        """JSON-serialisable; numbers that are not finite become null."""
+        return json.loads(self.to_json())
+
+    def to_json(self) -> str:
+        """Strict JSON."""
+        data = asdict(self) | {"computed": self.computed, "forecast": self.forecast, "error": self.error}
+        return json.dumps(_finite(data), allow_nan=False)
+
+
+def _finite(value):
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_finite(v) for v in value]
+    return value
