@@ -1,7 +1,7 @@
 """A real ComfyUI server as a context manager, for the demo and the tests.
 
-It runs in a base directory of its own (models, custom nodes, output, user settings), so that an existing ComfyUI is only
-read, and it ends with the `with` block whatever happens in it.
+It runs in a base directory of its own (models, custom nodes, output, user settings), so that an existing ComfyUI is
+only read, and it ends with the `with` block whatever happens in it.
 
     with ComfyServer(Path("base")) as server:
         outputs = server.queue(prompt)
@@ -10,6 +10,7 @@ read, and it ends with the `with` block whatever happens in it.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -290,7 +291,7 @@ class ComfyServer:
 
     @staticmethod
     def _decode(raw: bytes) -> dict[str, Any]:
-        """A binary message: its event number, and for progress text the length of the node id, the node id, the text."""
+        """A binary message: its event number; for progress text the length of the node id, the node id and the text."""
         (event,) = struct.unpack_from(">I", raw)
         if event != TEXT_EVENT:
             return {"type": f"binary_{event}", "data": {"size": len(raw) - 4}}
@@ -312,8 +313,7 @@ class ComfyServer:
                 for message in self.messages
                 if message["type"] == "executing" and message["data"].get("prompt_id") == prompt_id
             ]
-        pairs = zip(marks, marks[1:], strict=False)
-        return {node: end - begin for (node, begin), (_, end) in pairs if node is not None}
+        return {node: end - begin for (node, begin), (_, end) in itertools.pairwise(marks) if node is not None}
 
     # --- prompts --------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """From the workflow that the page saves to the prompt that the server runs.
 
 ComfyUI's page does this step in the browser; the demo and the tests need it without one, so that the file which a user
-drags in is the very file that they run. Ordinary nodes only: what cannot be converted is refused by name, never guessed.
+drags in is the very file that they run. Ordinary nodes only: what cannot be converted is refused by name, not guessed.
 """
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ class _Converter:
 
     @staticmethod
     def _passed_on(node: Json, slot: int) -> Json | None:
-        """The input that a bypassed node hands to this output: the one at the same place, else the first of its type."""
+        """The input that a bypassed node hands to this output: that at the same place, else the first of its type."""
         inputs: list[Json] = node.get("inputs", [])
         if node["type"] == "Reroute":
             return inputs[0] if inputs else None

@@ -54,6 +54,7 @@ class TinyModel:
         model = config.get_model(self.weights(), "")
         if self.finish is not None:
             self.finish(model.diffusion_model)
+            model.diffusion_model.eval().requires_grad_(False)
         fill(model, seed)
         if self.detected:
             weights = model.diffusion_model.state_dict()
@@ -290,7 +291,7 @@ _HUNYUAN_REFINER = _HUNYUAN | dict(
     in_channels=128, out_channels=64, patch_size=[1, 1, 1], vec_in_dim=None, guidance_embed=False, meanflow=True,
 )  # fmt: skip
 _HUNYUAN3D: Config = dict(
-    image_model="hunyuan3d2", in_channels=64, context_in_dim=64, hidden_size=64, mlp_ratio=4.0, num_heads=2, depth=2,
+    image_model="hunyuan3d2", in_channels=64, context_in_dim=64, hidden_size=64, mlp_ratio=4.0, num_heads=16, depth=2,
     depth_single_blocks=2, qkv_bias=True, guidance_embed=True,
 )  # fmt: skip
 _HUNYUAN3D21: Config = dict(
@@ -298,8 +299,8 @@ _HUNYUAN3D21: Config = dict(
     guidance_cond_proj_dim=None, num_moe_layers=1, num_experts=2, moe_top_k=1,
 )  # fmt: skip
 _LENS: Config = dict(
-    image_model="lens", in_channels=128, out_channels=32, num_layers=2, attention_head_dim=32, num_attention_heads=2,
-    enc_hidden_dim=16, axes_dims_rope=(8, 12, 12), multi_layer_encoder_feature=True, selected_layer_index=(0, 1, 2, 3),
+    image_model="lens", in_channels=128, out_channels=32, num_layers=2, attention_head_dim=64, num_attention_heads=1,
+    enc_hidden_dim=16, axes_dims_rope=(8, 28, 28), multi_layer_encoder_feature=True, selected_layer_index=(0, 1, 2, 3),
 )  # fmt: skip
 _AURA: Config = dict(
     in_channels=4, out_channels=4, dim=64, n_layers=3, n_double_layers=1, n_heads=2, global_conddim=64, cond_seq_dim=64,
@@ -310,8 +311,8 @@ _MAGE: Config = dict(
     joint_attention_dim=64, axes_dims_rope=(8, 12, 12),
 )  # fmt: skip
 _JOY: Config = dict(
-    image_model="joyimage", in_channels=16, hidden_size=64, patch_size=[1, 2, 2], num_layers=2, num_attention_heads=2,
-    text_dim=64, rope_dim_list=[8, 12, 12],
+    image_model="joyimage", in_channels=16, hidden_size=128, patch_size=[1, 2, 2], num_layers=2, num_attention_heads=1,
+    text_dim=4096,
 )  # fmt: skip
 _HIDREAM_O1: Config = dict(
     image_model="hidream_o1",
@@ -323,7 +324,7 @@ _HIDREAM_O1: Config = dict(
 )  # fmt: skip
 _MOCHI: Config = dict(
     image_model="mochi_preview", in_channels=12, patch_size=2, hidden_size_x=64, hidden_size_y=32, depth=2, num_heads=2,
-    mlp_ratio_x=4.0, mlp_ratio_y=4.0, learn_sigma=False, use_t5=True, t5_feat_dim=64, t5_token_length=8,
+    mlp_ratio_x=12288 / 64, mlp_ratio_y=4.0, learn_sigma=False, use_t5=True, t5_feat_dim=64, t5_token_length=8,
     timestep_scale=1000.0, posenc_preserve_area=True, qk_norm=True, qkv_bias=False, out_bias=True,
 )  # fmt: skip
 _COGVIDEO: Config = dict(
@@ -403,7 +404,7 @@ _ACE15: Config = dict(
 _AUDIO: Config = dict(audio_model="dit1.0", embed_dim=64, num_heads=1, depth=2, project_cond_tokens=True)
 _AUDIO3 = _AUDIO | dict(
     io_channels=16, global_cond_dim=768, global_cond_shared_embed=True, global_cond_type="adaLN", num_memory_tokens=4,
-    timestep_features_type="expo", local_add_cond_dim=17, max_text_tokens=8,
+    timestep_features_type="expo", local_add_cond_dim=17,
 )  # fmt: skip
 _PIXELDIT: Config = dict(
     image_model="pixeldit_t2i", num_groups=2, hidden_size=64, pixel_hidden_size=8, pixel_attn_hidden_size=32,
@@ -487,25 +488,25 @@ _ALL = (
     ),
     TinyModel(
         "hunyuan_image_refiner", "HunyuanVideo", "HunyuanImage21Refiner", (64, 1, 4, 4), _HUNYUAN_REFINER, detected=True,
-        extras=lambda rand, tokens: dict(concat_latent_image=rand(1, 64, 1, 4, 4)),
+        extras=lambda rand, tokens: dict(concat_latent_image=rand(1, 32, 1, 4, 4)),
     ),
-    TinyModel("hunyuan3d", "Hunyuan3Dv2", "Hunyuan3Dv2", (64, 32), _HUNYUAN3D),
+    TinyModel("hunyuan3d", "Hunyuan3Dv2", "Hunyuan3Dv2", (64, 32), _HUNYUAN3D, detected=True),
     TinyModel("hunyuan3d_21", "HunYuanDiTPlain", "Hunyuan3Dv2_1", (64, 32), _HUNYUAN3D21),
-    TinyModel("lens", "LensTransformer2DModel", "Lens", (128, 4, 4), _LENS, detected=False),
+    TinyModel("lens", "LensTransformer2DModel", "Lens", (128, 4, 4), _LENS, detected=True),
     TinyModel("aura_flow", "MMDiT", "AuraFlow", (4, 8, 8), _AURA),
     TinyModel("qwen_image_edit", "QwenImageTransformer2DModel", "QwenImage", (16, 1, 8, 8), _QWEN,
         extras=lambda rand, tokens: dict(reference_latents=[rand(1, 16, 1, 8, 8)]),
     ),
     TinyModel("mage_flow", "MageFlowTransformer2DModel", "MageFlow", (128, 4, 4), _MAGE),
-    TinyModel("joy_image", "JoyImageTransformer3DModel", "JoyImage", (16, 1, 8, 8), _JOY),
+    TinyModel("joy_image", "JoyImageTransformer3DModel", "JoyImage", (16, 1, 8, 8), _JOY, context=4096, detected=True),
     TinyModel("hidream_o1", "HiDreamO1Transformer", "HiDreamO1", (3, 64, 64), _HIDREAM_O1,
         extras=lambda rand, tokens: dict(text_input_ids=torch.cat([(rand(tokens).abs() * 1000).long(), torch.tensor([151669, 151673])])),
     ),
     TinyModel("mochi", "AsymmDiTJoint", "GenmoMochi", (12, 3, 8, 8), _MOCHI, extras=_masked),
-    TinyModel("cogvideox", "CogVideoXTransformer3DModel", "CogVideoX_T2V", (16, 3, 8, 8), _COGVIDEO),
+    TinyModel("cogvideox", "CogVideoXTransformer3DModel", "CogVideoX_T2V", (16, 3, 8, 8), _COGVIDEO, detected=True),
     TinyModel("z_image_pixel", "NextDiTPixelSpace", "ZImagePixelSpace", (3, 16, 16), _ZIMAGE_PIXEL),
-    TinyModel("omnigen2", "OmniGen2Transformer2DModel", "Omnigen2", (16, 8, 8), _OMNIGEN),
-    TinyModel("boogu", "BooguTransformer2DModel", "Boogu", (16, 8, 8), _BOOGU),
+    TinyModel("omnigen2", "OmniGen2Transformer2DModel", "Omnigen2", (16, 8, 8), _OMNIGEN, extras=_masked),
+    TinyModel("boogu", "BooguTransformer2DModel", "Boogu", (16, 8, 8), _BOOGU, extras=_masked),
     TinyModel("ernie", "ErnieImageModel", "ErnieImage", (128, 4, 4), _ERNIE, context=48),
     TinyModel("ideogram4", "Ideogram4Transformer2DModel", "Ideogram4", (128, 4, 4), _IDEOGRAM),
     TinyModel("krea2", "SingleStreamDiT", "Krea2", (16, 1, 8, 8), _KREA),
@@ -537,22 +538,22 @@ _ALL = (
     TinyModel("wan21_humo", "HumoWanModel", "WAN21_HuMo", (16, 3, 8, 8), _WAN | dict(model_type="humo"), finish=_tiny_audio_projection,
         extras=lambda rand, tokens: dict(audio_embed=rand(1, 3, 8, 5, 8), reference_latents=[rand(1, 16, 1, 8, 8)]),
     ),
-    TinyModel("wan22_s2v", "WanModel_S2V", "WAN22_S2V", (16, 3, 8, 8), _WAN | dict(model_type="s2v", audio_dim=64, audio_inject_layers=[0, 1]),
+    TinyModel("wan22_s2v", "WanModel_S2V", "WAN22_S2V", (16, 3, 8, 8), _WAN | dict(model_type="s2v", audio_dim=64, audio_inject_layers=[0, 1]), detected=True,
         extras=lambda rand, tokens: dict(audio_embed=rand(1, 25, 64, 12), reference_latents=[rand(1, 16, 1, 8, 8)], control_video=rand(1, 16, 3, 8, 8)),
     ),
-    TinyModel("wan21_scail", "SCAILWanModel", "WAN21_SCAIL", (16, 3, 8, 8), _WAN | dict(model_type="scail", in_dim=20),
+    TinyModel("wan21_scail", "SCAILWanModel", "WAN21_SCAIL", (16, 3, 8, 8), _WAN | dict(model_type="scail", in_dim=20), detected=True,
         extras=lambda rand, tokens: dict(clip_vision_output=_vision(rand, 1280), reference_latents=[rand(1, 16, 1, 8, 8)], pose_video_latent=rand(1, 16, 3, 4, 4)),
     ),
     TinyModel("wan22_animate", "AnimateWanModel", "WAN22_Animate", (16, 3, 8, 8), _WAN | dict(model_type="animate", in_dim=36, num_layers=5), finish=_tiny_motion_encoder,
         extras=lambda rand, tokens: dict(clip_vision_output=_vision(rand, 1280), concat_latent_image=rand(1, 16, 3, 8, 8), face_video_pixels=rand(1, 3, 8, 16, 16), pose_video_latent=rand(1, 16, 2, 8, 8)),
     ),
-    TinyModel("wan22_dancer", "WanDancerModel", "WAN22_WanDancer", (16, 3, 8, 8), _DANCER, extras=lambda rand, tokens: _dance(rand, fps=30)),
-    TinyModel("wan22_dancer_global", "WanDancerModel", "WAN22_WanDancer", (16, 3, 8, 8), _DANCER, extras=lambda rand, tokens: _dance(rand, fps=7)),
-    TinyModel("wan21_causal_ar", "CausalWanModel", "WAN21_CausalAR_T2V", (16, 3, 8, 8), _WAN | dict(causal_ar=True)),
+    TinyModel("wan22_dancer", "WanDancerModel", "WAN22_WanDancer", (16, 3, 8, 8), _DANCER, detected=True, extras=lambda rand, tokens: _dance(rand, fps=30)),
+    TinyModel("wan22_dancer_global", "WanDancerModel", "WAN22_WanDancer", (16, 3, 8, 8), _DANCER, detected=True, extras=lambda rand, tokens: _dance(rand, fps=7)),
+    TinyModel("wan21_causal_ar", "CausalWanModel", "WAN21_CausalAR_T2V", (16, 3, 8, 8), _WAN | dict(causal_ar=True), detected=True),
     TinyModel("ltxav", "LTXAVModel", "LTXAV", (128, 3, 4, 4), _LTXAV, context=128, extras=_masked, more_latents=((8, 6, 16),), detected=True),
     TinyModel("minimax_h3", "MiniMaxH3Model", "MiniMaxH3", (24, 2, 4, 4), _MINIMAX, context=48, more_latents=((32, 2, 6),), one_by_one=True, detected=True),
     TinyModel("kandinsky5", "Kandinsky5", "Kandinsky5", (16, 3, 8, 8), _KANDINSKY, extras=_pooled(64)),
-    TinyModel("kandinsky5_image", "Kandinsky5", "Kandinsky5Image", (16, 1, 8, 8), _KANDINSKY | dict(visual_embed_dim=64), extras=_pooled(64)),
+    TinyModel("kandinsky5_image", "Kandinsky5", "Kandinsky5Image", (16, 8, 8), _KANDINSKY | dict(visual_embed_dim=64), extras=_pooled(64)),
     TinyModel("ace_step", "ACEStepTransformer2DModel", "ACEStep", (8, 16, 32), _ACE, finish=_tiny_lyric_encoder,
         extras=lambda rand, tokens: dict(conditioning_lyrics=(rand(1, 6).abs() * 30).long()),
     ),

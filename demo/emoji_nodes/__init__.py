@@ -1,6 +1,6 @@
 """The demo's text encoder: a table of conditionings for the emoji and backgrounds that the tiny model was trained on.
 
-Not loaded for users: only the demo, `dev.py serve` and the tests put this folder beside the pack (demo/comfy_server.py).
+Not loaded for users: only the demo, `dev.py serve` and the tests put this folder beside the pack (comfy_server.py).
 """
 
 from __future__ import annotations

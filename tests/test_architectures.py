@@ -1,0 +1,76 @@
+"""Every row of the table, on ComfyUI's own class, through ComfyUI's own sampler."""
+
+import pytest
+import torch
+from sampling import accelerated, distance, fingerprint, flat, kinds, runs
+from spectrum_accelerate.nodes.architectures import ARCHITECTURES, find
+from zoo import MODELS
+
+SETTINGS = {"warmup": 3, "tail": 1}
+SCHEDULE = "cccfcfcffcfc"
+
+
+def _network_class(name):
+    return type(MODELS[name].build().model.diffusion_model)
+
+
+def test_every_row_of_the_table_has_a_tiny_model():
+    tested = {base.__name__ for model in MODELS.values() for base in _network_class(model.name).__mro__}
+    assert not set(ARCHITECTURES) - tested
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_architecture(name):
+    """Never-skip is exact, the self-test is exact, the schedule is kept, and the plain model is as before."""
+    tiny = MODELS[name]
+    model = tiny.build()
+    before = fingerprint(model)
+    plain = tiny.sample(model, steps=12, cfg=3.0)
+
+    never = accelerated(model, skip_interval=1.0, **SETTINGS)
+    assert torch.equal(flat(tiny.sample(never, steps=12, cfg=3.0)), flat(plain))
+
+    fast = accelerated(model, **SETTINGS)
+    first = tiny.sample(fast, steps=12, cfg=3.0)
+    (trace,) = runs(fast)
+    assert kinds(trace) == SCHEDULE, trace.summary()
+    assert trace.target == "block output", trace.notes
+    assert trace.self_test == 0.0
+    assert 0 < distance(first, plain) < 1
+
+    assert torch.equal(flat(tiny.sample(fast, steps=12, cfg=3.0)), flat(first)), "the second run differs"
+    assert torch.equal(flat(tiny.sample(model, steps=12, cfg=3.0)), flat(plain)), "the plain model differs afterwards"
+    assert fingerprint(model) == before
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_model_output_target(name):
+    """The target that needs no row works on the same models."""
+    tiny = MODELS[name]
+    model = tiny.build()
+    fast = accelerated(model, target="model output", **SETTINGS)
+    result = tiny.sample(fast, steps=12, cfg=1.0)
+    (trace,) = runs(fast)
+    assert kinds(trace) == SCHEDULE and trace.self_test == 0.0 and not trace.notes
+    assert 0 < distance(result, tiny.sample(model, steps=12, cfg=1.0)) < 1
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_split_and_joined_conditionings_agree(name, monkeypatch):
+    """ComfyUI splits cond and uncond when memory is short: the same histories, so the same result."""
+    import comfy.model_patcher
+
+    tiny = MODELS[name]
+    model = tiny.build()
+    fast = accelerated(model, **SETTINGS)
+    joined = tiny.sample(fast, steps=8, cfg=3.0)
+    monkeypatch.setattr(comfy.model_patcher.ModelPatcher, "get_free_memory", lambda self, device: 0)
+    split = tiny.sample(fast, steps=8, cfg=3.0)
+    assert [kinds(run) for run in runs(fast)] == [SCHEDULE[:7] + "c"] * 2
+    torch.testing.assert_close(flat(split), flat(joined), rtol=1e-3, atol=1e-3 * float(flat(joined).std()))
+
+
+def test_a_subclass_inherits_its_parents_row():
+    parent = _network_class("flux")
+    assert find(type("Renamed", (parent,), {})) is ARCHITECTURES["Flux"]
+    assert find(torch.nn.Linear) is None

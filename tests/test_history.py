@@ -1,0 +1,260 @@
+"""The store of features: bounded, a copy, and a weighted sum as exact as its dtype allows."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from spectrum_accelerate.spectrum_core.history import CHUNK_HOST, History
+
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+SHAPES = [(), (1,), (3, 5), (2, 4, 7), (CHUNK_HOST - 1,), (CHUNK_HOST,), (CHUNK_HOST + 1,), (2, CHUNK_HOST + 3)]
+WEIGHTS = (0.25, -1.5, 0.0, 2.25)
+
+each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+
+
+def features(shape, dtype=torch.float32, count=len(WEIGHTS)):
+    generator = torch.Generator().manual_seed(count * 7 + len(shape))
+    return [torch.randn(shape, generator=generator).to(dtype) for _ in range(count)]
+
+
+def filled(entries, capacity=None):
+    history = History(capacity or len(entries))
+    for position, feature in enumerate(entries):
+        history.push(position, feature)
+    return history
+
+
+def oracle(weights, entries):
+    """The weighted sum in float64, and the sum of its terms' sizes: what rounding is relative to."""
+    terms = [w * e.double() for w, e in zip(weights, entries, strict=True)]
+    return sum(terms), sum(t.abs() for t in terms)
+
+
+@settings(deadline=None, derandomize=True, max_examples=100)
+@given(st.integers(1, 4), st.lists(st.integers(0, 9) | st.sampled_from(["discard", "clear"]), max_size=30))
+def test_the_most_recent_features_are_kept_in_order(capacity, operations):
+    history, model, value = History(capacity), [], 0.0
+    for operation in operations:
+        if operation == "clear":
+            history.clear()
+            model = []
+        elif operation == "discard":  # the older half, so that slots become free in the middle
+            position = model[len(model) // 2][0] if model else 3
+            history.discard(position)
+            model = [entry for entry in model if entry[0] != position]
+        else:
+            value += 1
+            history.push(operation, torch.full((2,), value))
+            model = [*model, (operation, value)][-capacity:]
+        assert (len(history), history.positions) == (len(model), tuple(position for position, _ in model))
+        for index, (_, expected) in enumerate(model):
+            one_hot = [float(i == index) for i in range(len(model))]
+            assert history.combine(one_hot).tolist() == [expected, expected]
+
+
+def test_discarding_an_unknown_position_changes_nothing():
+    history = filled(features((3,)))
+    history.discard(99)
+    assert history.positions == (0, 1, 2, 3)
+
+
+@each_dtype
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_combine_is_the_weighted_sum(shape, dtype):
+    entries = features(shape, dtype)
+    actual = filled(entries).combine(WEIGHTS)
+    expected, size = oracle(WEIGHTS, entries)
+    info = torch.finfo(dtype)
+    accumulation = len(WEIGHTS) * torch.finfo(torch.promote_types(dtype, torch.float32)).eps
+    tolerance = info.eps * expected.abs() + accumulation * size + info.eps * info.tiny
+    assert (actual.shape, actual.dtype) == (shape, dtype)
+    assert ((actual.double() - expected).abs() <= tolerance).all()
+
+
+@pytest.mark.parametrize(
+    "dtype, large", [(torch.bfloat16, 2**8), (torch.float16, 2**11), (torch.float32, 2**23), (torch.float64, 2**26)]
+)
+def test_the_sum_is_accumulated_beyond_half_precision(dtype, large):
+    """large + 1/2 is not a number of half precision (nor 2^26 + 1/2 one of float32)."""
+    entries = [torch.full((3,), value, dtype=dtype) for value in (large, 0.5, large)]
+    assert filled(entries).combine((1, 1, -1)).tolist() == [0.5] * 3
+
+
+def test_an_extrapolation_beyond_the_range_of_float16_stays_finite():
+    entries = [torch.tensor([60000.0, -60000.0, 1.0], dtype=torch.float16) for _ in range(2)]
+    assert filled(entries).combine((-1, 3)).tolist() == [65504.0, -65504.0, 2.0]
+
+
+def test_an_entry_without_weight_is_never_read():
+    entries = [torch.full((4,), math.nan), torch.ones(4)]
+    assert filled(entries).combine((0, 2)).tolist() == [2.0] * 4
+
+
+def test_out_is_written_in_place_and_nothing_beside_it():
+    entries = features((2, 3))
+    whole = torch.full((6, 3), 9.0)
+    history = filled(entries)
+    out = whole[2:4]
+    assert history.combine(WEIGHTS, out) is out
+    assert torch.equal(whole[2:4], history.combine(WEIGHTS))
+    assert (whole[:2] == 9).all() and (whole[4:] == 9).all()
+
+
+@each_dtype
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_the_error_is_the_relative_distance_of_the_forecast_to_the_feature(shape, dtype):
+    *entries, truth = features(shape, dtype, count=len(WEIGHTS) + 1)
+    error = filled(entries).error(WEIGHTS, truth)
+    expected = torch.linalg.vector_norm(oracle(WEIGHTS, entries)[0] - truth.double())
+    assert (error.shape, error.dtype) == ((), torch.float32)
+    assert error.item() == pytest.approx((expected / torch.linalg.vector_norm(truth.double())).item(), rel=1e-5)
+
+
+@each_dtype
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("index", [0, CHUNK_HOST + 1])
+def test_a_feature_that_is_not_finite_has_an_error_that_is_not_finite(index, value, dtype):
+    entries = features((CHUNK_HOST + 2,), dtype)
+    truth = entries[-1].clone()
+    truth[index] = value
+    assert not math.isfinite(filled(entries).error(WEIGHTS, truth).item())
+
+
+@pytest.mark.parametrize(
+    "forecast, truth, error",
+    [(0, 0, 0), (3, 3, 0), (0, 3, 1), (3, 0, math.inf), (math.nan, 0, math.nan), (0, math.nan, math.nan)],
+)
+def test_the_error_at_zero(forecast, truth, error):
+    """Nothing forecast as nothing is right; something forecast for nothing has no finite relative error."""
+    history = filled([torch.full((5,), float(forecast))])
+    assert history.error([1], torch.full((5,), float(truth))).item() == pytest.approx(error, nan_ok=True)
+
+
+@pytest.mark.parametrize("shape", [(0,), (2, 0, 3)])
+def test_a_feature_without_elements_is_a_feature(shape):
+    history = filled([torch.empty(shape)] * 2)
+    assert history.combine((1, 1)).shape == shape
+    assert history.error((1, 1), torch.empty(shape)).item() == 0
+
+
+@each_dtype
+def test_nothing_grows_with_the_number_of_pushes(dtype):
+    history, feature = History(3), torch.zeros((7, 11), dtype=dtype)
+    history.push(0, feature)
+    address = history._buffer.data_ptr()
+    for position in range(1, 100):
+        history.push(position, feature)
+        assert history.nbytes == 3 * feature.nbytes
+        assert len(history) == min(3, position + 1)
+    assert history._buffer.data_ptr() == address
+
+
+@pytest.mark.parametrize(
+    "other",
+    [torch.ones(3, 2), torch.ones(6), torch.ones(2, 3, dtype=torch.float64), torch.ones(2, 3, device="meta")],
+    ids=["transposed", "flat", "dtype", "device"],
+)
+def test_another_kind_of_feature_starts_a_new_history(other):
+    history = filled(features((2, 3)))
+    assert history.fits(torch.empty(2, 3)) and not history.fits(other)
+    history.push(9, other)
+    assert (history.positions, history.shape, history.dtype) == ((9,), other.shape, other.dtype)
+    assert history.fits(other)
+    assert history.combine([2]).device == other.device
+
+
+def test_clear_frees_and_the_history_can_be_used_again():
+    history = filled(features((2, 3)))
+    history.clear()
+    assert (history.nbytes, len(history), history.positions, history.fits(torch.empty(2, 3))) == (0, 0, (), False)
+    history.push(4, torch.ones(5))
+    assert history.positions == (4,) and history.combine([3]).tolist() == [3.0] * 5
+
+
+def test_a_pushed_feature_is_a_copy():
+    source = torch.ones(2, 3)
+    history = filled([source])
+    source.fill_(7)
+    combined = history.combine([1])
+    combined.fill_(8)
+    assert (history.combine([1]) == 1).all()
+
+
+def test_a_feature_of_a_training_graph_leaves_no_graph():
+    history = filled([torch.ones(3, requires_grad=True) * 2])
+    assert not history.combine([1]).requires_grad
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda base: base.transpose(0, 1),
+        lambda base: base[::2, 1:],
+        lambda base: base[:, None, :1].expand(6, 4, 8),
+        lambda base: base.unflatten(1, (2, 4)).permute(2, 0, 1),
+    ],
+    ids=["transposed", "strided", "expanded", "permuted"],
+)
+def test_features_may_be_views(view):
+    base = features((6, 8), count=3)
+    entries = [view(b) for b in base]
+    assert not any(e.is_contiguous() for e in entries)
+    history = filled(entries[:2])
+    combined = history.combine((0.5, 2))
+    torch.testing.assert_close(combined, 0.5 * entries[0] + 2 * entries[1])
+    expected = torch.linalg.vector_norm(combined - entries[2]) / torch.linalg.vector_norm(entries[2])
+    torch.testing.assert_close(history.error((0.5, 2), entries[2]), expected)
+
+
+def test_inference_mode_changes_nothing():
+    *entries, truth = features((4, 5), count=5)
+    with torch.inference_mode():
+        inside = filled(entries, capacity=3)
+        results = inside.combine(WEIGHTS[1:]), inside.error(WEIGHTS[1:], truth)
+    outside = filled(entries, capacity=3)
+    assert torch.equal(results[0], outside.combine(WEIGHTS[1:]))
+    assert torch.equal(results[1], outside.error(WEIGHTS[1:], truth))
+
+
+@each_dtype
+def test_no_method_waits_for_a_value(dtype):
+    """Tensors of the meta device have no values: whoever looked at one would fail."""
+    feature = torch.empty((4, 6), dtype=dtype, device="meta")
+    history = filled([feature] * 5, capacity=3)
+    assert history.combine((1, -1, 1)).device.type == "meta"
+    assert history.error((1, -1, 1), feature).shape == ()
+    history.discard(3)
+    assert history.fits(feature) and len(history) == 2
+
+
+def test_there_is_room_for_the_features_of_several_conditionings():
+    room = filled(features((2, 3), torch.float16)).empty(3)
+    assert (room.shape, room.dtype) == ((6, 3), torch.float16)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda h: h.combine([]),
+        lambda h: h.error([], torch.ones(2, 3)),
+        lambda h: h.empty(1),
+        lambda h: h.dtype,
+    ],
+    ids=["combine", "error", "empty", "dtype"],
+)
+@pytest.mark.parametrize("emptied", [False, True])
+def test_an_empty_history_is_refused(use, emptied):
+    history = History(3)
+    if emptied:
+        history.push(0, torch.ones(2, 3))
+        history.discard(0)
+    with pytest.raises(ValueError, match="the history is empty"):
+        use(history)
+
+
+def test_weights_that_do_not_match_the_entries_are_refused():
+    with pytest.raises(ValueError, match="2 weights for 4 features"):
+        filled(features((3,))).combine((1, 2))

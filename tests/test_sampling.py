@@ -1,0 +1,226 @@
+"""The ways people sample: through ComfyUI's own nodes, compared with the plain run of the same workflow."""
+
+import comfy.model_patcher
+import comfy.samplers
+import nodes
+import pytest
+import torch
+from comfy_extras import nodes_custom_sampler as custom
+from sampling import accelerated, counted, distance, kinds, runs
+from zoo import MODELS
+
+FLUX = MODELS["flux"]
+SETTINGS = {"warmup": 3, "tail": 1}
+SCHEDULE = "cccfcfcffcfc"
+POSITIVE, NEGATIVE = FLUX.conditioning(1), FLUX.conditioning(2)
+
+
+@pytest.fixture
+def model():
+    return FLUX.build()
+
+
+@pytest.fixture
+def fast(model):
+    return accelerated(model, **SETTINGS)
+
+
+def latent(batch=1, size=8, seed=None):
+    shape = (batch, 16, size, size)
+    if seed is None:
+        return {"samples": torch.zeros(shape)}
+    return {"samples": torch.randn(shape, generator=torch.Generator().manual_seed(seed))}
+
+
+def ksampler(model, steps=12, cfg=3.0, sampler="euler", start=latent(), denoise=1.0, positive=POSITIVE):
+    with torch.inference_mode():
+        (result,) = nodes.common_ksampler(
+            model, 7, steps, cfg, sampler, "simple", positive, NEGATIVE, start, denoise=denoise
+        )
+    return result["samples"]
+
+
+@pytest.mark.parametrize("cfg", [1.0, 3.0])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_batches_with_and_without_guidance(model, fast, batch, cfg):
+    start = latent(batch)
+    block = model.model.diffusion_model.single_blocks[-1]
+    with counted(block) as calls, torch.inference_mode():
+        result = ksampler(fast, cfg=cfg, start=start)
+    assert kinds(runs(fast)[0]) == SCHEDULE
+    assert calls == [batch * (1 if cfg == 1 else 2)] * SCHEDULE.count("c"), "the blocks ran on computed ones only"
+    assert 0 < distance(result, ksampler(model, cfg=cfg, start=start)) < 0.5
+
+
+def test_each_picture_of_a_batch_is_the_picture_that_it_is_alone(fast, monkeypatch):
+    """The rows of a batch do not mix: picture 2 of a batch equals the same noise sampled alone."""
+    noise = torch.randn((3, 16, 8, 8), generator=torch.Generator().manual_seed(3))
+
+    def sample(noise):
+        with torch.inference_mode():
+            return comfy.sample.sample(
+                fast, noise, 12, 3.0, "euler", "simple", POSITIVE, NEGATIVE, torch.zeros_like(noise), seed=1,
+                disable_pbar=True,
+            )  # fmt: skip
+
+    batch = sample(noise)
+    for row in range(3):
+        torch.testing.assert_close(batch[row : row + 1], sample(noise[row : row + 1]), rtol=1e-3, atol=1e-3)
+
+
+def test_the_split_of_conditionings_may_change_from_step_to_step(model, fast, monkeypatch):
+    """Free memory decides how ComfyUI joins cond and uncond; the histories follow the rows."""
+    joined = ksampler(fast)
+    free = iter([10**15, 0, 0] * 100)
+    monkeypatch.setattr(comfy.model_patcher.ModelPatcher, "get_free_memory", lambda self, device: next(free))
+    with counted(model.model.diffusion_model.single_blocks[-1]) as calls:
+        changing = ksampler(fast)
+    assert {1, 2} == set(calls), "the split did change"
+    assert [kinds(run) for run in runs(fast)] == [SCHEDULE] * 2
+    torch.testing.assert_close(changing, joined, rtol=1e-3, atol=1e-3)
+
+
+def test_image_to_image(model, fast):
+    start = latent(seed=5)
+    result = ksampler(fast, denoise=0.5, start=start)
+    assert kinds(runs(fast)[0]) == SCHEDULE
+    assert 0 < distance(result, ksampler(model, denoise=0.5, start=start)) < 0.5
+
+
+def test_ksampler_advanced_start_and_end_steps(model, fast):
+    """Two halves of one schedule are two runs, each with its own warm-up and tail."""
+
+    def halves(model):
+        advanced = nodes.KSamplerAdvanced()
+        common = (7, 24, 3.0, "euler", "simple", POSITIVE, NEGATIVE)
+        with torch.inference_mode():
+            (middle,) = advanced.sample(model, "enable", *common, latent(), 0, 12, "enable")
+            (end,) = advanced.sample(model, "disable", *common, middle, 12, 10000, "disable")
+        return end["samples"]
+
+    result = halves(fast)
+    assert [kinds(run) for run in runs(fast)] == [SCHEDULE] * 2
+    assert runs(fast)[0].evaluations[-1].sigma > runs(fast)[1].evaluations[0].sigma
+    assert 0 < distance(result, halves(model)) < 0.5
+
+
+def test_two_samplers_in_one_workflow_do_not_mix(model):
+    """Other seeds, settings and steps on two clones of one model; then each again alone: the same."""
+    one, two = accelerated(model, **SETTINGS), accelerated(model, warmup=4, tail=2, degree=1)
+    first = [ksampler(one), ksampler(two, steps=16)]
+    second = [ksampler(two, steps=16), ksampler(one)]
+    assert torch.equal(first[0], second[1]) and torch.equal(first[1], second[0])
+
+
+def test_hires_second_pass(model, fast):
+    def passes(model):
+        small = ksampler(model)
+        large = torch.nn.functional.interpolate(small, scale_factor=2, mode="nearest")
+        return ksampler(model, start={"samples": large}, denoise=0.6)
+
+    result = passes(fast)
+    assert result.shape[-1] == 16 and [kinds(run) for run in runs(fast)] == [SCHEDULE] * 2
+    assert 0 < distance(result, passes(model)) < 0.5
+
+
+def test_custom_sampler_with_a_guider_that_is_used_twice(model, fast):
+    """A cached guider node keeps its conditionings' ids from run to run."""
+    guider = custom.CFGGuider.execute(fast, POSITIVE, NEGATIVE, 3.0).result[0]
+    sigmas = custom.BasicScheduler.execute(model, "simple", 12, 1.0).result[0]
+    sampler = custom.KSamplerSelect.execute("euler").result[0]
+    results = []
+    for _ in range(2):
+        noise = custom.RandomNoise.execute(7).result[0]
+        with torch.inference_mode():
+            output = custom.SamplerCustomAdvanced.execute(noise, guider, sampler, sigmas, latent()).result[0]
+        results.append(output["samples"])
+    assert torch.equal(*results)
+    assert [kinds(run) for run in runs(fast)] == [SCHEDULE] * 2
+
+
+def area(conditioning, x):
+    return nodes.ConditioningSetArea().append(conditioning, 32, 64, x, 0, 1.0)[0]
+
+
+def masked(conditioning, mask):
+    return nodes.ConditioningSetMask().append(conditioning, mask, "default", 1.0)[0]
+
+
+def test_regional_prompts(model, fast):
+    """Areas and masks: the same id stands on both sides of the guidance, and two rows have the same index."""
+    mask = torch.zeros(1, 64, 64)
+    mask[:, :, :32] = 1
+    regional = area(POSITIVE, 0) + area(FLUX.conditioning(5), 32) + masked(FLUX.conditioning(6), mask) + POSITIVE
+    result = ksampler(fast, positive=regional)
+    assert kinds(runs(fast)[0]) == SCHEDULE
+    plain = distance(ksampler(fast), ksampler(model))
+    assert 0 < distance(result, ksampler(model, positive=regional)) < 2 * plain
+
+
+def test_one_conditioning_as_positive_and_negative(model, fast):
+    with torch.inference_mode():
+        results = [
+            nodes.common_ksampler(m, 7, 12, 3.0, "euler", "simple", POSITIVE, POSITIVE, latent())[0]["samples"]
+            for m in (fast, model)
+        ]
+    assert kinds(runs(fast)[0]) == SCHEDULE and 0 < distance(*results) < 0.5
+
+
+def test_guidance_that_pauses(model, fast):
+    """CFGOverride drops the uncond for some steps: when it comes back it is computed, not forecast across the gap."""
+    paused = custom.CFGOverride.execute(fast, 1.0, 0.3, 0.6).result[0]
+    plain = custom.CFGOverride.execute(model, 1.0, 0.3, 0.6).result[0]
+    result = ksampler(paused, steps=30)
+    trace = runs(paused)[0]
+    assert "a conditioning without enough history" in [e.reason for e in trace.evaluations]
+    assert trace.forecast > 8 and 0 < distance(result, ksampler(plain, steps=30)) < 0.5
+
+
+def test_a_second_call_of_the_same_conditioning_is_another_stream(model, fast):
+    """Perturbed-attention guidance evaluates the cond again in each step, with patched attention."""
+    from comfy_extras.nodes_pag import PerturbedAttentionGuidance
+
+    unet = MODELS["sd15"]
+    plain = PerturbedAttentionGuidance.execute(unet.build(), 3.0).result[0]
+    guided = accelerated(plain, **SETTINGS)
+    result = unet.sample(guided, steps=12, cfg=3.0)
+    assert kinds(runs(guided)[0]) == SCHEDULE
+    assert 0 < distance(result, unet.sample(plain, steps=12, cfg=3.0)) < 0.5
+
+
+@pytest.mark.parametrize("name", comfy.samplers.KSampler.SAMPLERS)
+def test_every_sampler_is_accelerated_or_says_why_not(model, name):
+    from spectrum_accelerate.nodes.samplers import SAMPLERS
+
+    fast = accelerated(model, **SETTINGS)
+    result, plain = ksampler(fast, sampler=name), ksampler(model, sampler=name)
+    (trace,) = runs(fast)
+    assert trace.sampler in SAMPLERS, "ComfyUI has a new sampler: classify it"
+    if trace.not_accelerated:
+        assert torch.equal(result, plain) and name in trace.summary()
+    else:
+        assert len(trace.evaluations) == trace.total == 12
+        assert 0 < distance(result, plain) < 0.5
+
+
+def test_an_unknown_sampler_runs_in_full(model, fast):
+    """A custom sampler of another pack."""
+
+    def sample_of_another_pack(model, x, sigmas, extra_args=None, callback=None, disable=None):
+        return model(x, sigmas[0] * x.new_ones([x.shape[0]]), **extra_args)
+
+    sampler = comfy.samplers.KSAMPLER(sample_of_another_pack)
+    noise = custom.RandomNoise.execute(7).result[0]
+    guider = custom.BasicGuider.execute(fast, POSITIVE).result[0]
+    sigmas = custom.BasicScheduler.execute(model, "simple", 12, 1.0).result[0]
+    with torch.inference_mode():
+        custom.SamplerCustomAdvanced.execute(noise, guider, sampler, sigmas, latent())
+    assert runs(fast)[0].not_accelerated == "the sampler 'of_another_pack' is not known, nor how it calls the model"
+
+
+def test_too_few_steps(model, fast):
+    assert torch.equal(ksampler(fast, steps=4), ksampler(model, steps=4))
+    assert runs(fast)[0].summary() == (
+        "Spectrum: not accelerated: too few evaluations: 4, of which warmup = 3 and tail = 1 are computed; "
+        "use more steps or lower them"
+    )

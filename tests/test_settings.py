@@ -1,0 +1,181 @@
+"""Every widget changes the outcome as its tooltip says, and bad values are named."""
+
+import math
+
+import pytest
+import torch
+from sampling import accelerated, flat, kinds, runs
+from spectrum_accelerate.nodes.accelerate import SpectrumAccelerate
+from spectrum_accelerate.nodes.settings import DEFAULTS, SETTINGS, Settings, problems
+from spectrum_accelerate.spectrum_core.history import History
+from zoo import MODELS
+
+FLUX = MODELS["flux"]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return FLUX.build()
+
+
+def outcome(model, steps=30, **changes):
+    fast = accelerated(model, **changes)
+    return flat(FLUX.sample(fast, steps=steps)), runs(fast)[0]
+
+
+def longest_gap(trace):
+    return max(map(len, kinds(trace).split("c")))
+
+
+def test_defaults_compute_at_most_fifteen_of_fifty(model):
+    _, trace = outcome(model, steps=50)
+    assert len(trace.evaluations) == 50 and trace.computed <= 15
+
+
+def test_degree_follows_faster_changes(model, monkeypatch):
+    """A cubic history is forecast exactly from degree 3 on, and not below."""
+    from spectrum_accelerate.spectrum_core.forecast import Forecaster
+
+    points = [0.0, 1, 2, 3, 4, 6, 8]
+    errors = {}
+    for degree in range(1, 9):
+        settings = Settings(**{**DEFAULTS, "degree": degree, "window": 64, "ridge": 0.0, "blend": 1.0})
+        assert isinstance(settings.forecaster(), Forecaster)
+        weights = settings.forecaster().weights(points, 10.0, 50)
+        errors[degree] = abs(sum(w * p**3 for w, p in zip(weights, points, strict=True)) - 1000)
+    assert min(errors[1], errors[2]) > 1 and max(errors[d] for d in (3, 4, 5, 6)) < 1e-3
+    assert not torch.equal(outcome(model, degree=1)[0], outcome(model, degree=2)[0])
+
+
+def test_window_is_what_is_held_and_used(model, monkeypatch):
+    held = []
+    push = History.push
+
+    def spy(self, position, feature):
+        push(self, position, feature)
+        held.append(len(self))
+
+    monkeypatch.setattr(History, "push", spy)
+    few, many = outcome(model, window=2)[0], None
+    assert max(held) == 2
+    held.clear()
+    many = outcome(model, window=6)[0]
+    assert max(held) == 6 and not torch.equal(few, many)
+
+
+def test_skip_interval_trades_speed(model):
+    counts = [outcome(model, skip_interval=n)[1].computed for n in (1.5, 2.0, 3.0, 6.0)]
+    assert counts == sorted(counts, reverse=True) and counts[0] > counts[-1]
+    result, trace = outcome(model, skip_interval=1.0)
+    assert torch.equal(result, flat(FLUX.sample(model, steps=30))) and "skip_interval is 1" in trace.summary()
+
+
+def test_growth_widens_the_gaps(model):
+    assert longest_gap(outcome(model, growth=0.0)[1]) == 1
+    assert longest_gap(outcome(model, growth=0.75)[1]) < longest_gap(outcome(model, growth=3.0)[1])
+
+
+def test_warmup_and_tail_are_computed(model):
+    for warmup, tail in ((1, 0), (3, 1), (7, 4)):
+        trace = outcome(model, warmup=warmup, tail=tail)[1]
+        text = kinds(trace)
+        assert text.startswith("c" * warmup + "f") and text.endswith("c" * tail)
+        assert [e.reason for e in trace.evaluations].count("tail") == tail
+
+
+def test_ridge_damps(model):
+    """More ridge, smaller weights: noise is amplified less."""
+    gains = []
+    for ridge in (0.0, 0.1, 10.0):
+        settings = Settings(**{**DEFAULTS, "degree": 4, "window": 64, "ridge": ridge, "blend": 1.0})
+        weights = settings.forecaster().weights([0, 1, 2, 3, 4, 6, 8], 12, 50)
+        gains.append(abs(weights).sum())
+    assert gains[0] > gains[1] > gains[2]
+    assert not torch.equal(outcome(model, ridge=0.0, window=6)[0], outcome(model, ridge=1.0, window=6)[0])
+
+
+def test_blend_goes_from_straight_line_to_polynomial(model):
+    def weights(blend, degree):
+        values = {**DEFAULTS, "degree": degree, "window": 64, "ridge": 0.0, "blend": blend}
+        return Settings(**values).forecaster().weights([0, 1, 2, 4], 6, 50)
+
+    assert weights(0.0, 3) == pytest.approx([0, 0, -1, 2])
+    assert weights(0.5, 3) == pytest.approx((weights(0.0, 3) + weights(1.0, 3)) / 2)
+    # degree 2 through three points differs from the straight line through the last two
+    assert not torch.equal(outcome(model, degree=2, window=3, blend=0.0)[0], outcome(model, degree=2, window=3, blend=1.0)[0])
+
+
+def test_intercept_keeps_or_shrinks_a_constant(model):
+    def total(intercept, ridge):
+        values = {**DEFAULTS, "degree": 4, "window": 64, "ridge": ridge, "blend": 1.0, "intercept": intercept}
+        return sum(Settings(**values).forecaster().weights([0, 1, 2, 3, 4, 6, 8, 11], 14, 50))
+
+    assert total("free", 0.1) == pytest.approx(1) and total("paper", 0.1) < 0.99
+    assert total("paper", 0.0) == pytest.approx(total("free", 0.0))
+    changed = {"ridge": 1.0, "window": 6}
+    assert not torch.equal(outcome(model, intercept="free", **changed)[0], outcome(model, intercept="paper", **changed)[0])
+
+
+def test_target_chooses_what_is_held(model, monkeypatch):
+    sizes = {}
+    for target in ("block output", "model output"):
+        most = []
+        push = History.push
+        monkeypatch.setattr(
+            History, "push", lambda self, p, f, push=push, most=most: (push(self, p, f), most.append(self.nbytes))[0]
+        )
+        trace = outcome(model, target=target)[1]
+        monkeypatch.undo()
+        assert trace.target == target and trace.forecast and trace.self_test == 0.0
+        sizes[target] = max(most)
+    assert sizes["model output"] < sizes["block output"] / 1.9
+
+
+def test_start_and_end_percent_bound_the_forecasts(model):
+    trace = outcome(model, start_percent=0.4, end_percent=0.8)[1]
+    sampling = model.get_model_object("model_sampling")
+    start, end = sampling.percent_to_sigma(0.4), sampling.percent_to_sigma(0.8)
+    assert all(end <= e.sigma <= start for e in trace.evaluations if e.kind == "forecast") and trace.forecast
+    reasons = [e.reason for e in trace.evaluations]
+    assert "before start_percent" in reasons and "after end_percent" in reasons
+    assert outcome(model)[1].forecast > trace.forecast
+
+
+BAD = [
+    ("degree", 0), ("degree", 9), ("degree", 2.5), ("degree", "two"), ("degree", True), ("window", 1), ("window", 65),
+    ("skip_interval", 0.5), ("skip_interval", 17), ("skip_interval", math.nan), ("growth", -1), ("growth", 9),
+    ("warmup", 0), ("tail", -1), ("ridge", math.inf), ("ridge", -0.1), ("blend", 1.5), ("intercept", "mine"),
+    ("target", "latents"), ("target", 3), ("start_percent", -0.1), ("end_percent", 1.1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), BAD)
+def test_bad_values_are_named_with_what_would_work(name, value):
+    values = {**DEFAULTS, name: value}
+    text = SpectrumAccelerate.validate_inputs(**values)
+    assert isinstance(text, str) and text.startswith(f"Spectrum Accelerate: {name} = {value!r}: use ")
+    with pytest.raises(ValueError, match=name):
+        Settings(**values)
+
+
+def test_percents_in_the_wrong_order_are_named():
+    (text,) = problems({**DEFAULTS, "start_percent": 0.7, "end_percent": 0.3})
+    assert text == "Spectrum Accelerate: start_percent = 0.7 is not below end_percent = 0.3: nothing would be forecast"
+
+
+def test_linked_inputs_are_judged_when_they_arrive():
+    assert SpectrumAccelerate.validate_inputs(**{**DEFAULTS, "degree": None}) is True
+    assert SpectrumAccelerate.validate_inputs(**DEFAULTS) is True
+
+
+def test_schema_has_the_widgets_in_the_promised_order():
+    schema = SpectrumAccelerate.define_schema()
+    assert schema.node_id == "SpectrumAccelerate" and schema.display_name == "Spectrum Accelerate"
+    names = [i.id for i in schema.inputs]
+    assert names == [
+        "model", "degree", "window", "skip_interval", "growth", "warmup", "tail", "ridge", "blend", "intercept",
+        "target", "start_percent", "end_percent",
+    ]  # fmt: skip
+    advanced = [i.id for i in schema.inputs if getattr(i, "advanced", None)]
+    assert advanced == names[7:]
+    assert all(i.tooltip for i in schema.inputs) and all(s.problem(s.default) is None for s in SETTINGS)

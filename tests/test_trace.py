@@ -1,0 +1,94 @@
+"""What a run leaves behind: counts, one line of text, strict JSON."""
+
+import json
+import math
+
+import pytest
+from spectrum_accelerate.spectrum_core.trace import Evaluation, Trace
+
+
+def trace(kinds="CCfCf", total=None, errors=(), **values):
+    """A run of computed (C), warm-up (W) and forecast (f) evaluations."""
+    evaluations = [
+        Evaluation(i, 1 - i / 10, "forecast" if k == "f" else "computed", "warm-up" if k == "W" else "schedule")
+        for i, k in enumerate(kinds)
+    ]
+    for evaluation, error in zip(evaluations, errors, strict=False):
+        evaluation.error = error
+    return Trace(total=total or len(kinds), evaluations=evaluations, **values)
+
+
+def test_computed_and_forecast_evaluations_are_counted():
+    assert (trace("CCfCf").computed, trace("CCfCf").forecast) == (3, 2)
+    assert (trace("").computed, trace("").forecast) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "run, text",
+    [
+        (trace("WWffCffC"), "4 of 8 evaluations computed (2.0x fewer)"),
+        (trace("WfffC", errors=[None, None, None, None, 0.0314]),
+         "2 of 5 evaluations computed (2.5x fewer), estimated error 3.14%"),
+        (trace("CfC", not_accelerated="EasyCache is on"), "not accelerated: EasyCache is on"),
+        (trace("CCC"), "not accelerated: no evaluation could be forecast"),
+        (trace("", total=0), "not accelerated: no evaluation could be forecast"),
+        (trace("WCff", total=50, outcome="interrupted"), "interrupted after 4 of 50 evaluations, 2 computed"),
+        (trace("W", total=50, outcome="error", not_accelerated="x"), "error after 1 of 50 evaluations, 1 computed"),
+        (trace("CfC", notes=["no row", "stopped"]), "2 of 3 evaluations computed (1.5x fewer); no row; stopped"),
+        (trace("CC", not_accelerated="why", notes=["a"]), "not accelerated: why; a"),
+    ],
+)  # fmt: skip
+def test_the_summary_says_in_one_line_what_happened(run, text):
+    assert run.summary() == f"Spectrum: {text}"
+
+
+def test_a_note_is_made_once():
+    run = trace()
+    for text in ("a", "b", "a"):
+        run.note(text)
+    assert run.notes == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "kinds, errors, mean",
+    [
+        ("WWCC", [9.0, 9.0, 0.1, 0.3], 0.2),
+        ("WCCC", [None, 0.1, None, 0.5], 0.3),
+        ("CCC", [math.nan, math.inf, 0.25], 0.25),
+        ("WC", [0.5, None], None),
+        ("C", [math.inf], None),
+        ("", [], None),
+    ],
+)
+def test_the_error_is_the_mean_of_what_is_known_after_the_warm_up(kinds, errors, mean):
+    assert trace(kinds, errors=errors).error == (None if mean is None else pytest.approx(mean))
+
+
+def test_the_timeline_has_one_character_per_evaluation():
+    assert trace("CCfC", total=6).timeline() == "██▁█··"
+    assert trace("Cf", total=2).timeline() == "█▁"
+    assert trace("CfC", total=2).timeline() == "█▁█"  # a sampler that asks for more than it announced
+
+
+def test_the_json_is_strict_and_says_null_where_a_number_is_not_finite():
+    run = trace("WCf", errors=[math.nan, math.inf, -math.inf], self_test=math.nan, settings={"ridge": math.inf, "a": 1})
+    run.evaluations[0].seconds = math.inf
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    data = json.loads(run.to_json(), parse_constant=refuse)
+    assert [e["error"] for e in data["evaluations"]] == [None] * 3
+    assert (data["self_test"], data["settings"], data["evaluations"][0]["seconds"]) == (None, {"ridge": None, "a": 1}, None)
+    assert math.isnan(run.self_test)  # the trace itself keeps what it was told
+
+
+def test_the_json_holds_the_whole_trace():
+    run = trace("WfC", total=7, errors=[None, None, 0.5], model="Flux", sampler="euler", target="block output",
+                settings={"degree": 2, "blend": 0.5, "intercept": "free"}, notes=["ä"], node="3", prompt="p")  # fmt: skip
+    data = run.to_dict()
+    assert data == json.loads(run.to_json())
+    derived = {name: data.pop(name) for name in ("computed", "forecast", "error")}
+    assert derived == {"computed": 2, "forecast": 1, "error": 0.5}
+    evaluations = [Evaluation(**values) for values in data.pop("evaluations")]
+    assert Trace(**data, evaluations=evaluations) == run
