@@ -21,6 +21,7 @@ import logging
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -77,6 +78,7 @@ class Environment:
         if pythonpath:
             variables["PYTHONPATH"] = os.pathsep.join(map(str, pythonpath))
         process = subprocess.Popen([self.python, *arguments], cwd=ROOT, env=variables)
+        signal.signal(signal.SIGTERM, lambda *_: process.terminate())  # else a stopped CI job would leave it behind
         while True:
             try:
                 return process.wait()

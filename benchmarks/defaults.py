@@ -62,17 +62,28 @@ def table() -> Iterator[tuple[str, dict[str, Any]]]:
     yield "defaults, target model output", {"target": "model output"}
     for tail in (0, 2, 3):
         yield f"defaults, tail {tail}", {"tail": tail}
-    yield "straight line (blend 0)", {"blend": 0.0}
-    yield "degree 1, window 2", {"degree": 1, "window": 2}
-    yield "degree 2, window 3, ridge 0, blend 1", {"degree": 2, "window": 3, "ridge": 0.0, "blend": 1.0}
-    yield "degree 3, window 4, ridge 0, blend 1", {"degree": 3, "window": 4, "ridge": 0.0, "blend": 1.0}
-    for intercept in ("free", "paper"):
-        yield f"paper's fit, intercept {intercept}", {**PAPER, "intercept": intercept}
-        yield f"paper's fit, intercept {intercept}, official scaling", {
-            **PAPER,
-            "intercept": intercept,
-            "scaling": "paper",
-        }
+    for blend in (0.0, 0.25, 0.75, 1.0):
+        yield f"defaults, blend {blend:g}", {"blend": blend}
+    yield "degree 3, window 4", {"degree": 3, "window": 4}
+    for ridge, intercept in itertools.product((0.01, 0.1), ("free", "paper")):
+        yield (
+            f"degree 2, window 4, ridge {ridge:g}, intercept {intercept}",
+            {
+                "window": 4,
+                "ridge": ridge,
+                "intercept": intercept,
+            },
+        )
+    for intercept, scaling in itertools.product(("free", "paper"), ("run", "paper")):
+        name = "official" if scaling == "paper" else "run's own"
+        yield (
+            f"paper's fit, intercept {intercept}, {name} scaling",
+            {
+                **PAPER,
+                "intercept": intercept,
+                "scaling": scaling,
+            },
+        )
     yield "paper's fit and tail", {**PAPER, "tail": 0}
 
 

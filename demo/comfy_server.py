@@ -244,10 +244,11 @@ class ComfyServer:
 
     def _answers(self) -> bool:
         try:
-            self._get("/system_stats", timeout=5)
+            stats = json.loads(self._get("/system_stats", timeout=5))
         except (OSError, ValueError):
             return False
-        return True
+        # Another server may have taken the port since it was chosen; ours then ends by itself.
+        return str(self.base) in stats["system"]["argv"]
 
     def _check_alive(self) -> None:
         if self._process is None:

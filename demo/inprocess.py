@@ -74,9 +74,9 @@ def prompts(emoji: list[int], backgrounds: list[int]) -> list:
     """CONDITIONING of a batch of prompts, one picture each; -1 means "nothing" (the negative)."""
     import torch
 
-    table = _tables()
-    context = torch.stack([torch.cat([table["ctx_e"][e], table["ctx_b"][b]]) for e, b in zip(emoji, backgrounds)])
-    pooled = torch.stack([table["y_e"][e] + table["y_b"][b] for e, b in zip(emoji, backgrounds)])
+    table, pairs = _tables(), list(zip(emoji, backgrounds, strict=True))
+    context = torch.stack([torch.cat([table["ctx_e"][e], table["ctx_b"][b]]) for e, b in pairs])
+    pooled = torch.stack([table["y_e"][e] + table["y_b"][b] for e, b in pairs])
     return [[context, {"pooled_output": pooled}]]
 
 

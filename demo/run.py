@@ -14,6 +14,7 @@ import json
 import logging
 import math
 import shutil
+import signal
 import sys
 import time
 from pathlib import Path
@@ -216,6 +217,7 @@ def demonstrate(arguments: argparse.Namespace) -> Comparison:
 def main() -> int:
     """Run the demo and say what came out."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an ordinary exception, so that the server ends too
     labels = json.loads((ROOT / "demo" / "model" / "labels.json").read_text(encoding="utf-8"))
     parser = argparse.ArgumentParser(prog="dev.py demo", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--emoji", default="rocket", choices=labels["emoji"], metavar="NAME", help="default: rocket")

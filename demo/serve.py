@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import shutil
+import signal
 import sys
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ log = logging.getLogger("serve")
 def main() -> int:
     """Start the server, say where it is, and stay until it ends or is interrupted."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an ordinary exception, so that the server ends too
     parser = argparse.ArgumentParser(prog="dev.py serve", description=__doc__)
     parser.add_argument("--port", type=int, default=8188, help="0 picks a free one (default: 8188)")
     parser.add_argument("--gpu", action="store_true", help="let ComfyUI choose its device instead of the CPU")

@@ -1,4 +1,6 @@
-"""The table: diffusion class -> what a call without blocks leaves out, and where its head begins. Data; the only logic is the look-up.
+"""The table: diffusion class -> what a call without blocks leaves out, and where its head begins.
+
+Data; the only logic is the look-up.
 
 A row is found by class name along the MRO, so that a subclass inherits its parent's. Every row is proven in two ways:
 by tests on ComfyUI's own class, and at run time by the self-test on the first computed evaluation.
@@ -57,9 +59,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         (Tap("final_layer"),), ("double_stream_blocks", "single_stream_blocks")
     ),
     # Single stream
-    "NextDiT": Architecture(
-        (Tap("final_layer"),), ("layers",), ("noise_refiner", "context_refiner", "siglip_refiner")
-    ),
+    "NextDiT": Architecture((Tap("final_layer"),), ("layers",), ("noise_refiner", "context_refiner", "siglip_refiner")),
     "MiniTrainDIT": Architecture((Tap("final_layer"),), ("blocks",)),
     # UNets
     "UNetModel": Architecture((Tap("out"),), UNET),

@@ -43,9 +43,7 @@ class SpectrumReport(io.ComfyNode):
     def execute(cls, model: Any, latent: dict[str, Any]) -> io.NodeOutput:
         runs = latest_runs(model)
         summary = "\n".join(describe(run) for run in runs)
-        return io.NodeOutput(
-            summary, plot(runs), ui={"text": (summary,), "spectrum": [run.to_json() for run in runs]}
-        )
+        return io.NodeOutput(summary, plot(runs), ui={"text": (summary,), "spectrum": [run.to_json() for run in runs]})
 
 
 def latest_runs(model: Any) -> list[Trace]:

@@ -120,6 +120,7 @@ class Run:
         self._bypasses: dict[int, Bypass] = {}
         self._streams: dict[Key, Stream] = {}
         self._checks: list[tuple[Stream, int, Readback]] = []
+        self._room: Features = {}
 
     # ------------------------------------------------------------------------------------------------ life
 
@@ -139,8 +140,7 @@ class Run:
 
     def close(self) -> None:
         """Free the features and publish the trace. Called once, whatever happened."""
-        self._streams.clear()
-        self._checks.clear()
+        self._forget()
         self._bypasses.clear()
         self._evaluation = None
         for evaluation in self._finished:
@@ -152,6 +152,12 @@ class Run:
         self._attachment.runs.append(self.trace)
         logging.info(self.trace.summary())
         show(self._attachment.node, self.trace.summary())
+
+    def _forget(self) -> None:
+        """Free all features."""
+        self._streams.clear()
+        self._checks.clear()
+        self._room.clear()
 
     def _obstacle(self, transformer_options: dict[str, Any]) -> str | None:
         """Why nothing of this run can be forecast, or None."""
@@ -176,8 +182,7 @@ class Run:
     def _stand_down(self, reason: str) -> None:
         """Compute everything from here on, and free the features."""
         self._accelerating = False
-        self._streams.clear()
-        self._checks.clear()
+        self._forget()
         if self.trace.forecast:
             self.trace.note(f"stopped: {reason}")
         else:
@@ -278,12 +283,18 @@ class Run:
             streams = self._ready(keys)
             if streams:
                 try:
-                    return bypass.replay(headless, self._features(streams, self._forecaster, evaluation))
+                    # The model's output may live on as the sampler's own; only what enters a head can be reused.
+                    room = None if bypass.architecture is MODEL_OUTPUT else self._room
+                    position = evaluation.record.position
+                    features = forecast_rows(streams, self._forecaster, position, self.trace.total, room)
+                    return bypass.replay(headless, features)
                 except Exception as error:
                     if isinstance(error, InterruptProcessingException):
                         raise
                     self._stand_down(f"a forecast failed ({type(error).__name__}: {error})")
-            self._compute(evaluation, "a conditioning without enough history" if self._accelerating else "not accelerated")
+            record = evaluation.record
+            record.kind = "computed"
+            record.reason = "a conditioning without enough history" if self._accelerating else "not accelerated"
         if not self._accelerating:
             return full()
         return self._captured(evaluation, executor.class_obj, keys, x, full, headless)
@@ -297,13 +308,6 @@ class Run:
             if len(positions) < enough or positions[-1] < self._computed_last:
                 return None
         return streams  # type: ignore[return-value]
-
-    def _compute(self, evaluation: _Evaluation, reason: str) -> None:
-        """Turn a forecast evaluation into a computed one."""
-        evaluation.record.kind, evaluation.record.reason = "computed", reason
-
-    def _features(self, streams: list[Stream], forecaster: Forecaster, evaluation: _Evaluation) -> Features:
-        return forecast_rows(streams, forecaster, evaluation.record.position, self.trace.total)
 
     def _captured(
         self,
@@ -349,7 +353,8 @@ class Run:
     ) -> str | None:
         """The features just captured, put through the bypass, must give the same output. What is wrong, or None."""
         try:
-            again = bypass.replay(headless, self._features(streams, LATEST, evaluation))
+            latest = forecast_rows(streams, LATEST, evaluation.record.position, self.trace.total)
+            again = bypass.replay(headless, latest)
             # Both are denoised latents; their distance to the input is the network's own share of them.
             share = torch.linalg.vector_norm((output - x).float())
             difference = float(torch.linalg.vector_norm((output - again).float()) / share) if share else 0.0
@@ -385,8 +390,7 @@ class Run:
         self.trace.note(f"self-test: {problem}; the model output is forecast instead")
         self.trace.target = TARGETS[1]
         self.trace.self_test = None
-        self._streams.clear()
-        self._checks.clear()
+        self._forget()
         self._bypasses[id(base_model)] = Bypass(base_model, MODEL_OUTPUT)
 
 

@@ -112,9 +112,10 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "blend",
-        1.0,
+        0.5,
         "Share of the polynomial forecast; the rest is straight-line extrapolation from the last two computed "
-        "features. The paper uses 0.5.",
+        "features. Raise it when features change smoothly (no CFG), lower it when pictures get noisy. The paper uses "
+        "0.5 too.",
         0,
         1,
         0.05,
@@ -122,7 +123,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "intercept",
-        "free",
+        "paper",
         "Whether the ridge also damps the constant term. 'free': no, a constant feature stays exact. 'paper': yes, as "
         "in the official code. No difference while ridge is 0.",
         options=INTERCEPTS,

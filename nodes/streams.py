@@ -104,16 +104,25 @@ class Stream:
         history.combine(forecaster.weights(history.positions, target, total), out)
 
 
-def forecast_rows(streams: Sequence[Stream], forecaster: Forecaster, target: float, total: int) -> Features:
+def forecast_rows(
+    streams: Sequence[Stream], forecaster: Forecaster, target: float, total: int, room: Features | None = None
+) -> Features:
     """The features of a whole call: each stream's forecast in its own rows.
 
-    Raises:
-        ValueError: if the streams' features cannot stand in one batch.
+    Args:
+        streams: the call's streams, in the order of its rows.
+        forecaster: the fit.
+        target: position to forecast.
+        total: number of evaluations of the run.
+        room: where features on the host are kept for reuse from call to call. Fresh memory costs page faults there,
+            more than the sum itself; a device's allocator keeps its own.
     """
     features: Features = {}
     for label in streams[0].labels:
-        first = streams[0].history(label)
-        out = first.empty(len(streams))
+        history = streams[0].history(label)
+        out = history.empty(len(streams), None if room is None else room.get(label))
+        if room is not None and out.device.type == "cpu":
+            room[label] = out
         for stream, rows in zip(streams, out.chunk(len(streams)), strict=True):
             stream.forecast(label, forecaster, target, total, rows)
         features[label] = out

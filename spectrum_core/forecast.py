@@ -62,7 +62,8 @@ class Forecaster:
         return weights
 
     def _spectral(self, positions: NDArray[np.float64], target: float, total: int) -> NDArray[np.float64]:
-        x, x_target = scale(positions, target, total, self.scaling)
+        # Without a ridge the fit is the same in every scaling; that of the window keeps its digits in long runs.
+        x, x_target = scale(positions, target, total, self.scaling if self.ridge > 0 else "window")
         literal = self.intercept == "paper" and self.ridge > 0
         degree = self.degree if literal else min(self.degree, len(np.unique(positions)) - 1)
         penalty = np.full(degree + 1, np.sqrt(self.ridge))

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-CHUNK_HOST = 1 << 15
+CHUNK_HOST = 1 << 18
 CHUNK_DEVICE = 1 << 22
 """Elements summed at a time: the float32 accumulator stays in cache, so that each history entry is read once."""
 
@@ -54,8 +54,8 @@ class History:
         self._slots.clear()
 
     def discard(self, position: float) -> None:
-        """Forget the feature at a position (its value turned out to be unusable)."""
-        if position in self._positions:
+        """Forget what is stored at a position (its value turned out to be unusable)."""
+        while position in self._positions:
             index = self._positions.index(position)
             del self._positions[index], self._slots[index]
 
@@ -74,7 +74,7 @@ class History:
             self._positions.pop(0)
         else:
             slot = next(s for s in range(self._capacity) if s not in self._slots)
-        buffer[slot].view(feature.shape).copy_(feature)
+        buffer[slot].view(feature.shape).copy_(feature.detach())
         self._positions.append(position)
         self._slots.append(slot)
 
@@ -82,10 +82,13 @@ class History:
         """Whether there is a history and a feature continues it."""
         return bool(self._positions) and self._same_kind(feature)
 
-    def empty(self, count: int) -> torch.Tensor:
-        """Room for `count` of the stored features, joined on dimension 0."""
+    def empty(self, count: int, reuse: torch.Tensor | None = None) -> torch.Tensor:
+        """Room for `count` of the stored features, joined on dimension 0; `reuse` if it is just that."""
         buffer = self._filled()
-        return torch.empty((count * self._shape[0], *self._shape[1:]), dtype=buffer.dtype, device=buffer.device)
+        shape = (count * self._shape[0], *self._shape[1:])
+        if reuse is not None and (reuse.shape, reuse.dtype, reuse.device) == (shape, buffer.dtype, buffer.device):
+            return reuse
+        return torch.empty(shape, dtype=buffer.dtype, device=buffer.device)
 
     def combine(self, weights: Sequence[float], out: torch.Tensor | None = None) -> torch.Tensor:
         """sum_k weights[k] * feature_k, accumulated in float32 (float64 for float64 features), in the features' dtype.
@@ -106,15 +109,18 @@ class History:
         return out
 
     def error(self, weights: Sequence[float], feature: torch.Tensor) -> torch.Tensor:
-        """Relative L2 distance of the weighted sum to a feature: a 0-dim float32 tensor on the feature's device."""
+        """Relative L2 distance of the weighted sum to a feature: a 0-dim float32 tensor on the feature's device.
+
+        0 where both are zero; inf where only the feature is.
+        """
         flat = feature.reshape(-1)
         distance = norm = torch.zeros((), dtype=torch.float32, device=feature.device)
         for start, total in self._sums(weights):
             truth = flat[start : start + total.numel()]
             total -= truth
-            distance = distance + torch.linalg.vector_norm(total, dtype=torch.float32).square()
-            norm = norm + torch.linalg.vector_norm(truth, dtype=torch.float32).square()
-        return torch.sqrt(distance / norm)
+            distance = distance + torch.linalg.vector_norm(total).square()
+            norm = norm + torch.linalg.vector_norm(truth, dtype=total.dtype).square()
+        return torch.where(distance == 0, distance, torch.sqrt(distance / norm)).float()
 
     def _same_kind(self, feature: torch.Tensor) -> bool:
         buffer = self._buffer
@@ -137,10 +143,8 @@ class History:
             raise ValueError(f"{len(weights)} weights for {len(self._slots)} features")
         used = [(slot, float(w)) for slot, w in zip(self._slots, weights, strict=True) if w != 0.0]
         size = math.prod(self._shape)
-        chunk = min(size, CHUNK_HOST if buffer.device.type == "cpu" else CHUNK_DEVICE)
-        scratch = torch.empty(
-            chunk, dtype=torch.promote_types(buffer.dtype, torch.float32), device=buffer.device
-        )
+        chunk = max(1, min(size, CHUNK_HOST if buffer.device.type == "cpu" else CHUNK_DEVICE))
+        scratch = torch.empty(chunk, dtype=torch.promote_types(buffer.dtype, torch.float32), device=buffer.device)
         for start in range(0, size, chunk):
             total = scratch[: min(chunk, size - start)].zero_()
             for slot, w in used:

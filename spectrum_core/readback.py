@@ -19,7 +19,7 @@ class Readback:
             self._event = torch.cuda.Event()
             self._event.record(torch.cuda.current_stream(value.device))
         else:
-            self._host = value
+            self._host = value.detach().clone()
 
     def poll(self) -> float | None:
         """The number, or None while it is still on its way."""
@@ -35,7 +35,7 @@ class Readback:
 
 
 class Stopwatch:
-    """Seconds between construction and `stop`: by events on CUDA (the host runs ahead of it), else by the host's clock."""
+    """Seconds between construction and `stop`: by events on CUDA (which the host runs ahead of), else by the clock."""
 
     def __init__(self, device: torch.device) -> None:
         self._events: tuple[torch.cuda.Event, torch.cuda.Event] | None = None

@@ -73,7 +73,8 @@ class GrowingInterval(Schedule):
     growth: float
 
     def distance(self, steps: int, error: float | None) -> int:
-        return 1 if self.interval <= 1 else math.floor(self.interval + steps * self.growth)
+        # Rounded as in the official code: 2 + 25 * 2.28 is 59, but not in binary.
+        return 1 if self.interval <= 1 else math.floor(round(self.interval + steps * self.growth, 3))
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,9 @@ def test_window_scaling_spans_the_fit_and_its_target(points, target, total):
     both = np.append(x, x_target)
     if len({*points, target}) > 1:
         assert (both.min(), both.max()) == pytest.approx((-1, 1))
-        np.testing.assert_allclose(np.diff(both) * (max(*points, target) - min(*points, target)) / 2,
-                                   np.diff([*points, target]), atol=1e-9)
+        np.testing.assert_allclose(
+            np.diff(both) * (max(*points, target) - min(*points, target)) / 2, np.diff([*points, target]), atol=1e-9
+        )
     else:
         assert not both.any()
 

@@ -1,5 +1,6 @@
 """One weight per history entry: the official formulas, and what extrapolation must not get wrong."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -12,7 +13,8 @@ from spectrum_accelerate.spectrum_core.schedule import GrowingInterval
 
 quick = settings(deadline=None, derandomize=True, max_examples=100)
 ridges = st.just(0.0) | st.floats(1e-6, 10)
-scalings = st.sampled_from(SCALINGS)
+blends = st.floats(0, 1)
+intercepts, scalings = st.sampled_from(INTERCEPTS), st.sampled_from(SCALINGS)
 TOTAL = 60
 
 
@@ -26,9 +28,10 @@ def histories(draw, low=1, high=12, repeat=True):
 
 
 @st.composite
-def forecasters(draw, blend=st.floats(0, 1), intercept=st.sampled_from(INTERCEPTS)):
-    return Forecaster(draw(st.integers(1, 8)), draw(st.integers(1, 14)), draw(ridges), draw(blend), draw(intercept),
-                      draw(scalings))
+def forecasters(draw, **fixed):
+    drawn = {"degree": st.integers(1, 8), "window": st.integers(1, 14), "ridge": ridges, "blend": blends,
+             "intercept": intercepts, "scaling": scalings}  # fmt: skip
+    return Forecaster(**{name: fixed[name] if name in fixed else draw(values) for name, values in drawn.items()})
 
 
 def official(points, target, features, tau, degree, ridge, blend):
@@ -61,9 +64,11 @@ def lagrange(points, target):
 @pytest.mark.parametrize("blend", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("degree, ridge", [(4, 0.1), (1, 0.01), (8, 3.0)])
 @pytest.mark.parametrize("total", [50, 20])
-@pytest.mark.parametrize("scaling, tau", [("paper", lambda t, n: (t - 25) * 2 / 50),
-                                          ("run", lambda t, n: 2 * t / (n - 1) - 1)])
-def test_the_paper_intercept_equals_the_official_formulas_on_every_evaluation(scaling, tau, total, degree, ridge, blend):
+@pytest.mark.parametrize("scaling", ["paper", "run"])
+def test_the_paper_intercept_equals_the_official_formulas_on_every_evaluation(scaling, total, degree, ridge, blend):
+    def tau(t):
+        return (t - 25) * 2 / 50 if scaling == "paper" else 2 * t / (total - 1) - 1
+
     computed = GrowingInterval(warmup=1, tail=0, interval=2, growth=0.75).plan(total)
     features = np.random.default_rng(0).standard_normal((len(computed), 64))
     forecaster = Forecaster(degree, 100, ridge, blend, "paper", scaling)
@@ -71,7 +76,7 @@ def test_the_paper_intercept_equals_the_official_formulas_on_every_evaluation(sc
     for target in sorted(set(range(total)) - set(computed)):
         points = [p for p in computed if p < target]
         known = features[: len(points)]
-        expected = official(points, target, known, lambda t: tau(t, total), degree, ridge, blend)
+        expected = official(points, target, known, tau, degree, ridge, blend)
         actual = forecaster.weights(points, target, total) @ known
         assert np.linalg.norm(actual - expected) <= 1e-6 * np.linalg.norm(expected), target
 
@@ -84,7 +89,7 @@ def test_the_official_formulas_apply_to_the_window_only():
 
 
 @quick
-@given(histories(), forecasters(intercept=st.just("free")))
+@given(histories(), forecasters(intercept="free"))
 def test_a_constant_feature_is_forecast_exactly_with_the_free_intercept(history, forecaster):
     weights = forecaster.weights(*history, TOTAL)
     assert abs(weights.sum() - 1) <= 1e-8 * np.abs(weights).sum()
@@ -98,12 +103,10 @@ def test_the_paper_intercept_shrinks_a_constant_feature():
 
 
 @quick
-@given(histories(low=2, high=9, repeat=False), st.sampled_from(INTERCEPTS), scalings, st.sampled_from([60, 1000, 10000]))
-def test_without_ridge_and_without_spare_points_the_weights_are_the_interpolating_ones(
-    history, intercept, scaling, total
-):
+@given(histories(low=2, high=9, repeat=False), intercepts, scalings, st.sampled_from([TOTAL, 1000, 10000]))
+def test_without_ridge_or_spare_points_the_weights_are_the_interpolating_ones(history, intercept, scaling, total):
     points, target = history
-    shift = total - TOTAL  # the end of a long run: "run" scaling squeezes the window into a sliver there
+    shift = total - TOTAL  # to the end of a long run, where "run" scaling squeezes the window into a sliver
     points, target = [p + shift for p in points], target + shift
     forecaster = Forecaster(len(points) - 1, len(points), 0.0, 1.0, intercept, scaling)
     expected = lagrange(points, target)
@@ -147,7 +150,7 @@ def test_only_the_window_has_weight(history, forecaster):
 
 
 @quick
-@given(histories(), forecasters(blend=st.just(1.0), intercept=st.just("free")))
+@given(histories(), forecasters(blend=1.0, intercept="free"))
 def test_the_degree_drops_to_what_the_distinct_positions_determine(history, forecaster):
     """Least squares are the smallest weights that reproduce the polynomials, and a ridge shrinks them further."""
     points, target = history
@@ -171,13 +174,13 @@ def test_a_degree_beyond_the_points_is_the_highest_that_they_support(points, dis
 
 
 @quick
-@given(forecasters(intercept=st.just("free")), st.integers(0, 40), st.integers(1, 9))
+@given(forecasters(intercept="free"), st.integers(0, 40), st.integers(1, 9))
 def test_a_single_feature_is_held(forecaster, point, ahead):
     np.testing.assert_allclose(forecaster.weights([point], point + ahead, TOTAL), [1.0])
 
 
 @quick
-@given(histories(low=2, high=2, repeat=False), st.integers(1, 8), scalings, st.floats(0, 1))
+@given(histories(low=2, high=2, repeat=False), st.integers(1, 8), scalings, blends)
 def test_two_features_are_continued_in_a_straight_line_without_ridge(history, degree, scaling, blend):
     (a, b), target = history
     slope = (target - b) / (b - a)
@@ -191,20 +194,18 @@ def test_newton_steps_over_a_repeated_position():
 
 
 @quick
-@given(histories(), forecasters(), st.floats(0, 1))
+@given(histories(), forecasters(), blends)
 def test_blend_goes_linearly_from_newton_to_the_spectral_fit(history, forecaster, blend):
     def weights(share):
-        values = vars(forecaster) | {"blend": share}
-        return Forecaster(**values).weights(*history, TOTAL)
+        return replace(forecaster, blend=share).weights(*history, TOTAL)
 
     np.testing.assert_allclose(weights(blend), (1 - blend) * weights(0.0) + blend * weights(1.0), rtol=1e-9, atol=1e-9)
 
 
 @quick
-@given(histories(), st.integers(1, 8), ridges, st.floats(0, 1), st.sampled_from(INTERCEPTS), st.integers(1, 500))
-def test_window_scaling_does_not_care_where_the_window_stands(history, degree, ridge, blend, intercept, shift):
+@given(histories(), forecasters(scaling="window"), st.integers(1, 500))
+def test_window_scaling_does_not_care_where_the_window_stands(history, forecaster, shift):
     points, target = history
-    forecaster = Forecaster(degree, 14, ridge, blend, intercept, "window")
     here = forecaster.weights(points, target, TOTAL)
     there = forecaster.weights([p + shift for p in points], target + shift, TOTAL)
     np.testing.assert_allclose(there, here, atol=1e-8 * np.abs(here).max())

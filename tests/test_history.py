@@ -15,7 +15,7 @@ WEIGHTS = (0.25, -1.5, 0.0, 2.25)
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 
-def features(shape, dtype=torch.float32, count=len(WEIGHTS)):
+def features(shape, dtype=torch.float32, count=4):
     generator = torch.Generator().manual_seed(count * 7 + len(shape))
     return [torch.randn(shape, generator=generator).to(dtype) for _ in range(count)]
 
@@ -74,11 +74,9 @@ def test_combine_is_the_weighted_sum(shape, dtype):
     assert ((actual.double() - expected).abs() <= tolerance).all()
 
 
-@pytest.mark.parametrize(
-    "dtype, large", [(torch.bfloat16, 2**8), (torch.float16, 2**11), (torch.float32, 2**23), (torch.float64, 2**26)]
-)
-def test_the_sum_is_accumulated_beyond_half_precision(dtype, large):
-    """large + 1/2 is not a number of half precision (nor 2^26 + 1/2 one of float32)."""
+@pytest.mark.parametrize("dtype, large", [(torch.bfloat16, 2**8), (torch.float16, 2**11), (torch.float64, 2**26)])
+def test_half_precision_is_summed_in_float32_and_float64_in_float64(dtype, large):
+    """large + 1/2 is not a number of the next smaller precision."""
     entries = [torch.full((3,), value, dtype=dtype) for value in (large, 0.5, large)]
     assert filled(entries).combine((1, 1, -1)).tolist() == [0.5] * 3
 

@@ -1,7 +1,7 @@
 """Which evaluations are computed: the paper's index sets, and what every schedule guarantees."""
 
 import math
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 
 import pytest
 from hypothesis import given, settings
@@ -15,8 +15,9 @@ totals, warmups = st.integers(1, 400), st.integers(1, 30)
 
 
 @st.composite
-def schedules(draw, tail=st.integers(0, 10)):
-    warmup, tail, interval = draw(warmups), draw(tail), draw(halves | st.just(1.0))
+def schedules(draw, tail=None):
+    warmup, interval = draw(warmups), draw(halves | st.just(1.0))
+    tail = draw(st.integers(0, 10)) if tail is None else tail
     if draw(st.booleans()):
         return FixedInterval(warmup, tail, interval)
     return GrowingInterval(warmup, tail, interval, draw(hundredths))
@@ -53,7 +54,7 @@ def simulate(schedule, total, forced):
         (0.25, [0, 1, 2, 3, 4, 6, 8, 10, 12, 15, 18, 21, 24, 28, 32, 36, 40, 45]),
         (0.75, [0, 1, 2, 3, 4, 6, 8, 11, 15, 20, 25, 31, 38, 46]),
         (3, [0, 1, 2, 3, 4, 6, 11, 19, 30, 44]),
-        (0, [0, 1, 2, 3, *range(4, 50, 2)][:28]),
+        (0, [0, 1, 2, 3, *range(4, 50, 2)]),
     ],
 )
 def test_fifty_evaluations_of_the_paper(growth, computed):
@@ -72,9 +73,9 @@ def test_an_interval_that_adds_up_to_a_whole_number_counts_as_one():
 
 
 @quick
-@given(schedules(tail=st.just(0)), st.integers(0, 40), totals)
+@given(schedules(tail=0), st.integers(0, 40), totals)
 def test_the_tail_adds_exactly_the_last_evaluations(schedule, tail, total):
-    with_tail = type(schedule)(**vars(schedule) | {"tail": tail})
+    with_tail = replace(schedule, tail=tail)
     assert with_tail.plan(total) == sorted({*schedule.plan(total), *range(max(0, total - tail), total)})
 
 
@@ -82,7 +83,7 @@ def test_the_tail_adds_exactly_the_last_evaluations(schedule, tail, total):
 @given(schedules(), totals)
 def test_a_plan_is_in_order_in_range_and_starts_with_the_warm_up(schedule, total):
     plan = schedule.plan(total)
-    assert plan == sorted(set(plan)) and 0 <= plan[0] and plan[-1] < total
+    assert plan == sorted(set(plan)) and set(plan) <= set(range(total))
     assert plan[: schedule.warmup] == list(range(min(schedule.warmup, total)))
 
 
@@ -102,8 +103,7 @@ def test_an_interval_of_one_computes_everything(warmup, growth, total):
 @quick
 @given(schedules(), st.integers(1, 30))
 def test_a_warm_up_as_long_as_the_run_computes_everything(schedule, total):
-    covering = type(schedule)(**vars(schedule) | {"warmup": total})
-    assert covering.plan(total) == list(range(total))
+    assert replace(schedule, warmup=total).plan(total) == list(range(total))
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_a_fixed_interval_stays_and_a_fractional_one_alternates(interval, comput
 def test_forced_evaluations_do_not_grow_the_interval(schedule, extra, total):
     """After a forced stretch the run goes on as after a warm-up: the next is computed, distances start small."""
     last = schedule.warmup - 1 + extra
-    as_warmup = type(schedule)(**vars(schedule) | {"warmup": last + 2})
+    as_warmup = replace(schedule, warmup=last + 2)
     assert simulate(schedule, total, forced=range(last + 1)) == as_warmup.plan(total)
 
 
