@@ -30,42 +30,89 @@ class Architecture:
 
     Attributes:
         taps: the head's entrance; several where the model has several outputs (each that fires is used).
-        blocks: dotted paths of the block containers in order of execution: a list becomes empty, a single module
-            becomes None (the model's own forward checks for that). A path that a variant lacks is passed over.
+        blocks: dotted paths of the block containers in order of execution (`bypass` says what each kind of container
+            becomes). A path that a variant lacks is passed over.
         feeders: like `blocks`, for modules whose results only the blocks read.
+        rows_by_call: the feature's rows follow the input's only as long as conditionings are joined the same way.
     """
 
     taps: tuple[Tap, ...]
     blocks: tuple[str, ...] = ()
     feeders: tuple[str, ...] = ()
+    rows_by_call: bool = False
 
 
 MODEL_OUTPUT = Architecture(taps=(Tap("", argument=None),))
 """The target "model output": nothing is left out but the whole call."""
 
-UNET = ("input_blocks", "middle_block", "output_blocks")
+STREAMS = ("double_blocks", "single_blocks")
+REFINERS = ("noise_refiner", "context_refiner")
 
 ARCHITECTURES: dict[str, Architecture] = {
     # Flux family
-    "Flux": Architecture((Tap("final_layer"),), ("double_blocks", "single_blocks")),
-    "Chroma": Architecture((Tap("final_layer"),), ("double_blocks", "single_blocks")),
-    "HunyuanVideo": Architecture(
-        (Tap("final_layer"),), ("double_blocks", "single_blocks"), ("txt_in.individual_token_refiner.blocks",)
-    ),
+    "Flux": Architecture((Tap("final_layer"),), STREAMS),
+    "Chroma": Architecture((Tap("final_layer"),), STREAMS),
+    "ChromaRadiance": Architecture((Tap("", 1, "forward_nerf"),), STREAMS),
+    "HunyuanVideo": Architecture((Tap("final_layer"),), STREAMS, ("txt_in.individual_token_refiner.blocks",)),
+    "Hunyuan3Dv2": Architecture((Tap("final_layer"),), STREAMS),
+    "LensTransformer2DModel": Architecture((Tap("norm_out"),), ("transformer_blocks",)),
     # Joint image models
-    "OpenAISignatureMMDITWrapper": Architecture((Tap("final_layer"),), ("joint_blocks",)),
+    "OpenAISignatureMMDITWrapper": Architecture((Tap("final_layer"),), ("joint_blocks",)),  # SD3, SD3.5
+    "MMDiT": Architecture((Tap("final_linear"),), ("double_layers", "single_layers")),  # AuraFlow
     "QwenImageTransformer2DModel": Architecture((Tap("norm_out"),), ("transformer_blocks",)),
+    "MageFlowTransformer2DModel": Architecture((Tap("norm_out"),), ("transformer_blocks",)),
+    "JoyImageTransformer3DModel": Architecture((Tap("norm_out"),), ("double_blocks",)),
     "HiDreamImageTransformer2DModel": Architecture(
         (Tap("final_layer"),), ("double_stream_blocks", "single_stream_blocks")
     ),
+    "HiDreamO1Transformer": Architecture((Tap("final_layer2"),), ("language_model.layers",)),
+    "AsymmDiTJoint": Architecture((Tap("final_layer"),), ("blocks",)),  # Mochi
+    "HunYuanDiT": Architecture((Tap("final_layer"),), ("blocks",)),
+    "HunYuanDiTPlain": Architecture((Tap("final_layer"),), ("blocks",), rows_by_call=True),  # Hunyuan3D 2.1
     # Single stream
-    "NextDiT": Architecture((Tap("final_layer"),), ("layers",), ("noise_refiner", "context_refiner", "siglip_refiner")),
-    "MiniTrainDIT": Architecture((Tap("final_layer"),), ("blocks",)),
+    "NextDiT": Architecture((Tap("final_layer"),), ("layers",), (*REFINERS, "siglip_refiner")),  # Lumina2, Z-Image
+    "NextDiTPixelSpace": Architecture((Tap("dec_net", 1),), ("layers",), (*REFINERS, "siglip_refiner")),
+    "OmniGen2Transformer2DModel": Architecture((Tap("norm_out"),), ("layers",), (*REFINERS, "ref_image_refiner")),
+    "BooguTransformer2DModel": Architecture(
+        (Tap("norm_out"),), ("double_stream_layers", "single_stream_layers"), (*REFINERS, "ref_image_refiner")
+    ),
+    "ErnieImageModel": Architecture((Tap("final_norm"),), ("layers",)),
+    "Ideogram4Transformer2DModel": Architecture((Tap("final_layer"),), ("layers",)),
+    "SingleStreamDiT": Architecture(  # Krea2
+        (Tap("last"),), ("blocks",), ("txtfusion.layerwise_blocks", "txtfusion.refiner_blocks")
+    ),
+    "PixArtMS": Architecture((Tap("final_layer"),), ("blocks",)),
+    "MiniTrainDIT": Architecture((Tap("final_layer"),), ("blocks",)),  # Cosmos Predict2, Anima
+    "PixDiT_T2I": Architecture((Tap("", 0, "_pre_pixel_blocks"),), ("patch_blocks",)),  # PixelDiT, PiD
     # UNets
-    "UNetModel": Architecture((Tap("out"),), UNET),
+    "UNetModel": Architecture((Tap("out"),), ("input_blocks", "middle_block", "output_blocks")),
+    "StageC": Architecture((Tap("clf"),), ("down_blocks", "up_blocks")),
+    "StageB": Architecture((Tap("clf"),), ("down_blocks", "up_blocks")),
     # Video
-    "WanModel": Architecture((Tap("head"),), ("blocks",)),
+    "WanModel": Architecture((Tap("head"),), ("blocks",), ("vace_blocks",)),
+    "WanDancerModel": Architecture((Tap("head"), Tap("head_global")), ("blocks",)),
     "LTXVModel": Architecture((Tap("norm_out"),), ("transformer_blocks",)),
+    "LTXAVModel": Architecture((Tap("norm_out"), Tap("audio_norm_out")), ("transformer_blocks",)),
+    "CogVideoXTransformer3DModel": Architecture((Tap("norm_final"),), ("blocks",)),
+    "GeneralDIT": Architecture((Tap("final_layer"),), ("blocks",)),  # Cosmos 1
+    "MiniMaxH3Model": Architecture((Tap("final_layer"),), ("blocks",), ("token_refiner.blocks",)),
+    "Kandinsky5": Architecture((Tap("out_layer"),), ("visual_transformer_blocks",), ("text_transformer_blocks",)),
+    # Audio, 3D
+    "ACEStepTransformer2DModel": Architecture(
+        (Tap("final_layer"),), ("transformer_blocks",), ("lyric_encoder.encoders",)
+    ),
+    "AceStepConditionGenerationModel": Architecture(
+        (Tap("decoder.norm_out"),),
+        ("decoder.layers",),
+        (
+            "encoder.lyric_encoder.layers",
+            "encoder.timbre_encoder.layers",
+            "tokenizer.attention_pooler.layers",
+            "detokenizer.layers",
+        ),
+    ),
+    "AudioDiffusionTransformer": Architecture((Tap("transformer.project_out"),), ("transformer.layers",)),
+    "LatentSeqMMFlowModel": Architecture((Tap("out_layer"), Tap("cam_out_layer")), ("blocks",), REFINERS),  # TripoSplat
 }
 
 

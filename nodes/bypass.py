@@ -129,8 +129,33 @@ def _left_out(root: nn.Module, path: str) -> Iterator[None]:
     if blocks is None:
         yield
         return
-    with _attribute(parent, name, nn.ModuleList() if isinstance(blocks, nn.ModuleList) else None):
+    with _attribute(parent, name, _without(blocks)):
         yield
+
+
+def _without(blocks: nn.Module) -> nn.Module | None:
+    """What stands for a container of blocks that do not run.
+
+    A list becomes empty; a list of levels keeps its levels, each empty; a dict keeps a stand-in for its first block,
+    whose description a forward may read; a single module becomes None, which a forward that has one checks for.
+    """
+    if isinstance(blocks, nn.ModuleDict):
+        name, block = next(iter(blocks.items()))
+        return nn.ModuleDict({name: _Through(block)})
+    if not isinstance(blocks, nn.ModuleList):
+        return None
+    return nn.ModuleList(nn.ModuleList() for level in blocks if isinstance(level, nn.ModuleList))
+
+
+class _Through(nn.Module):
+    """Passes its first argument on; has the attributes (not the submodules) of the block that it stands for."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.__dict__.update({key: value for key, value in block.__dict__.items() if not key.startswith("_")})
+
+    def forward(self, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        return x
 
 
 @contextmanager

@@ -278,7 +278,8 @@ class Run:
         if evaluation is None or not self._accelerating or torch.is_grad_enabled():
             return full()
         bypass = self._bypass(executor.class_obj)
-        keys = stream_keys(executor.class_obj, x, options, evaluation.occurrences)
+        rows_by_call = bypass.architecture.rows_by_call
+        keys = stream_keys(executor.class_obj, x, options, evaluation.occurrences, rows_by_call)
         if evaluation.forecast:
             streams = self._ready(keys)
             if streams:

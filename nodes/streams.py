@@ -17,7 +17,9 @@ from .bypass import Features
 Key = Hashable
 
 
-def stream_keys(base_model: object, x: torch.Tensor, options: dict[str, Any], occurrences: Counter[Key]) -> list[Key]:
+def stream_keys(
+    base_model: object, x: torch.Tensor, options: dict[str, Any], occurrences: Counter[Key], rows_by_call: bool = False
+) -> list[Key]:
     """One key per conditioning of a call, in the order of the rows.
 
     Args:
@@ -26,6 +28,7 @@ def stream_keys(base_model: object, x: torch.Tensor, options: dict[str, Any], oc
         options: the call's transformer_options.
         occurrences: what this evaluation has called so far; counted on here. Nodes that run the same conditioning
             again in one evaluation (perturbed attention, say) get further streams.
+        rows_by_call: see `Architecture`; another way of joining conditionings is then another stream.
     """
     uuids = options.get("uuids") or [None]
     conds = options.get("cond_or_uncond") or [0] * len(uuids)
@@ -36,7 +39,7 @@ def stream_keys(base_model: object, x: torch.Tensor, options: dict[str, Any], oc
     )
     keys: list[Key] = []
     for uuid, cond in zip(uuids, conds, strict=True):
-        key = (id(base_model), uuid, cond, _window_key(window), rows, patched)
+        key = (id(base_model), uuid, cond, _window_key(window), rows, patched, *(conds if rows_by_call else ()))
         keys.append((*key, occurrences[key]))
         occurrences[key] += 1
     return keys

@@ -35,7 +35,7 @@ def test_architecture(name):
     (trace,) = runs(fast)
     assert kinds(trace) == SCHEDULE, trace.summary()
     assert trace.target == "block output", trace.notes
-    assert trace.self_test == 0.0
+    assert trace.self_test is not None and trace.self_test < 1e-6
     assert 0 < distance(first, plain) < 1
 
     assert torch.equal(flat(tiny.sample(fast, steps=12, cfg=3.0)), flat(first)), "the second run differs"
@@ -51,7 +51,7 @@ def test_model_output_target(name):
     fast = accelerated(model, target="model output", **SETTINGS)
     result = tiny.sample(fast, steps=12, cfg=1.0)
     (trace,) = runs(fast)
-    assert kinds(trace) == SCHEDULE and trace.self_test == 0.0 and not trace.notes
+    assert kinds(trace) == SCHEDULE and trace.self_test < 1e-6 and not trace.notes
     assert 0 < distance(result, tiny.sample(model, steps=12, cfg=1.0)) < 1
 
 

@@ -6,11 +6,22 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from spectrum_accelerate.spectrum_core.history import CHUNK_HOST, History
+from spectrum_accelerate.spectrum_core import history as module
+from spectrum_accelerate.spectrum_core.history import History
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
-SHAPES = [(), (1,), (3, 5), (2, 4, 7), (CHUNK_HOST - 1,), (CHUNK_HOST,), (CHUNK_HOST + 1,), (2, CHUNK_HOST + 3)]
+CHUNK = 100
+SHAPES = [(), (1,), (3, 5), (2, 4, 7), (CHUNK - 1,), (CHUNK,), (CHUNK + 1,), (2, CHUNK + 3)]
 WEIGHTS = (0.25, -1.5, 0.0, 2.25)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_chunks():
+    """What is true across the border of a chunk does not depend on where it is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "CHUNK_HOST", CHUNK)
+        yield
+
 
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
@@ -113,9 +124,9 @@ def test_the_error_is_the_relative_distance_of_the_forecast_to_the_feature(shape
 
 @each_dtype
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("index", [0, CHUNK_HOST + 1])
+@pytest.mark.parametrize("index", [0, CHUNK + 1])
 def test_a_feature_that_is_not_finite_has_an_error_that_is_not_finite(index, value, dtype):
-    entries = features((CHUNK_HOST + 2,), dtype)
+    entries = features((CHUNK + 2,), dtype)
     truth = entries[-1].clone()
     truth[index] = value
     assert not math.isfinite(filled(entries).error(WEIGHTS, truth).item())
@@ -229,8 +240,13 @@ def test_no_method_waits_for_a_value(dtype):
 
 
 def test_there_is_room_for_the_features_of_several_conditionings():
-    room = filled(features((2, 3), torch.float16)).empty(3)
+    history = filled(features((2, 3), torch.float16))
+    room = history.empty(3)
     assert (room.shape, room.dtype) == ((6, 3), torch.float16)
+    assert history.empty(3, reuse=room) is room
+    for other in (room[:4], room.float(), room.to("meta")):
+        again = history.empty(3, reuse=other)
+        assert (again.shape, again.dtype, again.device) == (room.shape, room.dtype, room.device)
 
 
 @pytest.mark.parametrize(
@@ -249,6 +265,7 @@ def test_an_empty_history_is_refused(use, emptied):
     if emptied:
         history.push(0, torch.ones(2, 3))
         history.discard(0)
+    assert not history.fits(torch.ones(2, 3))
     with pytest.raises(ValueError, match="the history is empty"):
         use(history)
 

@@ -16,7 +16,7 @@ totals, warmups = st.integers(1, 400), st.integers(1, 30)
 
 @st.composite
 def schedules(draw, tail=None):
-    warmup, interval = draw(warmups), draw(halves | st.just(1.0))
+    warmup, interval = draw(warmups), draw(halves | st.sampled_from([0.5, 1.0]))
     tail = draw(st.integers(0, 10)) if tail is None else tail
     if draw(st.booleans()):
         return FixedInterval(warmup, tail, interval)
