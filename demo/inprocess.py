@@ -27,8 +27,7 @@ def boot() -> None:
     import torch
 
     torch.set_num_threads(1)  # results are compared: one thread is bit-identical across processes
-    comfyui = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".dev" / "comfyui-0.30.0")
-    sys.path.insert(0, str(comfyui))
+    sys.path.insert(0, os.environ.setdefault("COMFYUI_PATH", str(ROOT / ".dev" / "comfyui-0.30.0")))
     import comfy.options  # noqa: F401  (argument parsing stays off: this process' arguments are not ComfyUI's)
     from comfy.cli_args import args
 

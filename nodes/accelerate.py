@@ -38,8 +38,9 @@ class SpectrumAccelerate(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, **values: Any) -> bool | str:
-        found = problems(values)
+    def validate_inputs(cls, start_percent: Any, end_percent: Any) -> bool | str:
+        """What one widget cannot know; ComfyUI itself checks the range of each of the others."""
+        found = problems({"start_percent": start_percent, "end_percent": end_percent})
         return "\n".join(found) if found else True
 
     @classmethod

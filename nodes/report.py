@@ -41,26 +41,24 @@ class SpectrumReport(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any, latent: dict[str, Any]) -> io.NodeOutput:
-        runs = latest_runs(model)
-        summary = "\n".join(describe(run) for run in runs)
-        return io.NodeOutput(summary, plot(runs), ui={"text": (summary,), "spectrum": [run.to_json() for run in runs]})
+        runs, reason = latest_runs(model)
+        summary = "\n".join(describe(run) for run in runs) or f"Spectrum: {reason}"
+        ui = {"text": (summary,), "spectrum": [run.to_json() for run in runs]}
+        return io.NodeOutput(summary, plot(runs, summary), ui=ui)
 
 
-def latest_runs(model: Any) -> list[Trace]:
-    """The runs of the latest prompt that sampled this MODEL, oldest first.
+def latest_runs(model: Any) -> tuple[list[Trace], str]:
+    """The runs of the latest prompt that sampled this MODEL, oldest first; if there is none, why.
 
-    Raises:
-        ValueError: if the MODEL does not come from Spectrum Accelerate or was not sampled.
+    A workflow whose Spectrum Accelerate is bypassed, to compare, must not fail because of its report.
     """
     attached = attachment(model)
     if attached is None:
-        raise ValueError(f"Spectrum Report: connect `model` to the output of {NODE}; this MODEL does not come from it")
+        return [], f"not on this MODEL: {NODE} is bypassed, or `model` is not connected to its output"
     if not attached.runs:
-        raise ValueError(
-            "Spectrum Report: this MODEL was not sampled yet; connect `latent` to the result of a sampler that uses it"
-        )
+        return [], "this MODEL was not sampled yet; connect `latent` to the result of a sampler that uses it"
     runs = list(attached.runs)
-    return [run for run in runs if run.prompt == runs[-1].prompt]
+    return [run for run in runs if run.prompt == runs[-1].prompt], ""
 
 
 def describe(run: Trace) -> str:
@@ -80,21 +78,30 @@ def describe(run: Trace) -> str:
     return "\n".join(lines)
 
 
-def plot(runs: list[Trace]) -> torch.Tensor:
-    """A row per run: a bar per evaluation, its estimated error as a line. IMAGE [1, height, width, 3] in [0, 1]."""
-    image = Image.new("RGB", (WIDTH, ROW * len(runs)), "white")
+def plot(runs: list[Trace], text: str) -> torch.Tensor:
+    """A row per run: a bar per evaluation, its estimated error as a line; without a run, the text.
+
+    Returns:
+        IMAGE [1, height, width, 3], in [0, 1].
+    """
+    image = Image.new("RGB", (WIDTH, ROW * max(1, len(runs))), "white")
     draw = ImageDraw.Draw(image)
     font = ImageFont.load_default(size=15)
     for row, run in enumerate(runs):
         _draw_run(draw, font, run, row * ROW)
+    if not runs:
+        _draw_line(draw, font, text, MARGIN)
     return torch.from_numpy(np.asarray(image, dtype=np.float32) / 255)[None]
 
 
-def _draw_run(draw: ImageDraw.ImageDraw, font: Any, run: Trace, top: int) -> None:
-    text = run.summary()
+def _draw_line(draw: ImageDraw.ImageDraw, font: Any, text: str, top: int) -> None:
     while draw.textlength(text, font) > WIDTH - 2 * MARGIN:
         text = text[:-2].rstrip("…") + "…"
-    draw.text((MARGIN, top + MARGIN), text, INK, font)
+    draw.text((MARGIN, top), text, INK, font)
+
+
+def _draw_run(draw: ImageDraw.ImageDraw, font: Any, run: Trace, top: int) -> None:
+    _draw_line(draw, font, run.summary(), top + MARGIN)
     left, right, base, height = MARGIN, WIDTH - MARGIN, top + ROW - 44, 96
     step = (right - left) / max(1, run.total)
     for evaluation in run.evaluations:

@@ -6,6 +6,7 @@ call (APPLY_MODEL). When the run ends, they are gone with the copy.
 """
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -227,7 +228,7 @@ class Run:
             value = check.poll()
             if value is None:
                 waiting.append((stream, position, check))
-            elif value != value or value == float("inf"):
+            elif math.isnan(value):
                 stream.discard(position)
                 found = True
         self._checks = waiting
@@ -330,7 +331,8 @@ class Run:
                 raise TapError(f"the rows of {label} {tuple(feature.shape)} do not divide by conditioning")
             for stream, rows in zip(streams, feature.chunk(len(streams)), strict=True):
                 error = stream.error(label, rows, self._forecaster, position, self.trace.total)
-                check = Readback(torch.linalg.vector_norm(rows, dtype=torch.float32) if error is None else error)
+                # NaN from either tells that the feature is not finite.
+                check = Readback(torch.linalg.vector_norm(rows.detach()) * 0.0 if error is None else error)
                 self._checks.append((stream, position, check))
                 if error is not None:
                     evaluation.errors.append(check)

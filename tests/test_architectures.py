@@ -63,11 +63,12 @@ def test_split_and_joined_conditionings_agree(name, monkeypatch):
     tiny = MODELS[name]
     model = tiny.build()
     fast = accelerated(model, **SETTINGS)
-    joined = tiny.sample(fast, steps=8, cfg=3.0)
+    joined, plain_joined = (tiny.sample(m, steps=8, cfg=3.0) for m in (fast, model))
     monkeypatch.setattr(comfy.model_patcher.ModelPatcher, "get_free_memory", lambda self, device: 0)
-    split = tiny.sample(fast, steps=8, cfg=3.0)
+    split, plain_split = (tiny.sample(m, steps=8, cfg=3.0) for m in (fast, model))
     assert [kinds(run) for run in runs(fast)] == [SCHEDULE[:7] + "c"] * 2
-    torch.testing.assert_close(flat(split), flat(joined), rtol=1e-3, atol=1e-3 * float(flat(joined).std()))
+    # Some models themselves give other results for other batches (by rounding, or ACE-Step 1.5's tokenizer).
+    assert distance(split, joined) < max(1e-3, 3 * distance(plain_split, plain_joined))
 
 
 def test_a_subclass_inherits_its_parents_row():

@@ -502,8 +502,10 @@ _ALL = (
         extras=_with(_pooled(32), _image(16, 8, 8)), detected=True,
     ),
     TinyModel("longcat_image", "Flux", "LongCatImage", (16, 8, 8), _LONGCAT, context=3584, detected=True),
-    TinyModel("flux2", "Flux", "Flux2", (128, 4, 4), _FLUX2, detected=True),
-    TinyModel("flux2_klein", "Flux", "Flux2", (128, 4, 4), _FLUX2 | dict(guidance_embed=False), detected=True),
+    TinyModel("flux2", "Flux", "Flux2", (128, 4, 4), _FLUX2, tokens=128, detected=True),
+    TinyModel(
+        "flux2_klein", "Flux", "Flux2", (128, 4, 4), _FLUX2 | dict(guidance_embed=False), tokens=128, detected=True,
+    ),
     TinyModel("chroma", "Chroma", "Chroma", (16, 8, 8), _CHROMA),
     TinyModel("chroma_radiance", "ChromaRadiance", "ChromaRadiance", (3, 32, 32), _RADIANCE),
     TinyModel("hunyuan_video", "HunyuanVideo", "HunyuanVideo", _VIDEO, _HUNYUAN, extras=_pooled(768), detected=True),
@@ -575,7 +577,7 @@ _ALL = (
     TinyModel("cosmos_video", "GeneralDIT", "CosmosT2V", _VIDEO, _COSMOS, time_scale=1.0),
     TinyModel("cosmos_predict2", "MiniTrainDIT", "CosmosT2IPredict2", (16, 1, 8, 8), _COSMOS2, time_scale=1.0),
     TinyModel(
-        "anima", "Anima", "Anima", (16, 1, 8, 8), _COSMOS2 | dict(image_model="anima"),
+        "anima", "Anima", "Anima", (16, 1, 8, 8), _COSMOS2 | dict(image_model="anima"), tokens=128,
         extras=_t5_tokens, finish=_tiny_adapter, time_scale=1.0,
     ),
     TinyModel("hunyuan_dit", "HunYuanDiT", "HunyuanDiT", (4, 8, 8), _HYDIT, extras=_mt5),

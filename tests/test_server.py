@@ -1,0 +1,156 @@
+"""The pack in a real ComfyUI server, through its HTTP and websocket interface."""
+
+import copy
+import io
+import json
+import time
+import urllib.request
+
+import pytest
+from demo.comfy_server import PACK, ROOT, PromptError, PromptInterrupted
+from demo.workflow import find_node, to_prompt, without_node
+from PIL import Image
+from spectrum_accelerate.nodes.settings import SETTINGS
+
+WORKFLOW = "spectrum_demo.json"
+
+
+@pytest.fixture(scope="module")
+def prompt(server):
+    """The demo's workflow, short: 12 steps, one picture."""
+    workflow = json.loads((ROOT / "workflows" / WORKFLOW).read_text())
+    short = to_prompt(workflow, server.object_info())
+    short[find_node(short, "KSampler")]["inputs"].update(steps=12, seed=1)
+    short[find_node(short, "EmptySD3LatentImage")]["inputs"]["batch_size"] = 1
+    return short
+
+
+@pytest.fixture
+def edited(prompt):
+    """A function that gives the prompt with other values at one class of node."""
+
+    def edit(class_type="SpectrumAccelerate", **values):
+        changed = copy.deepcopy(prompt)
+        changed[find_node(changed, class_type)]["inputs"].update(values)
+        return changed
+
+    return edit
+
+
+@pytest.fixture
+def plain(edited):
+    """A function that gives the prompt without the node; `again` makes one that the server's cache does not know."""
+
+    def remove(seed, again=False):
+        # A denoise above 0.9999 counts as 1.
+        changed = edited("KSampler", seed=seed, denoise=0.99995 if again else 1.0)
+        changed[find_node(changed, "SaveImage")]["inputs"]["filename_prefix"] = "again" if again else "plain"
+        return without_node(changed, "SpectrumAccelerate")
+
+    return remove
+
+
+def trace(outputs, prompt):
+    (text,) = outputs[find_node(prompt, "SpectrumReport")]["spectrum"]
+    return json.loads(text)
+
+
+def picture(server, outputs, prompt):
+    (file,) = outputs[find_node(prompt, "SaveImage")]["images"]
+    return Image.open(io.BytesIO(server.view(file))).tobytes()  # the file itself holds the prompt too
+
+
+def test_nodes_are_registered_with_their_widgets(server):
+    info = server.object_info()
+    node = info["SpectrumAccelerate"]
+    assert node["display_name"] == "Spectrum Accelerate" and node["output"] == ["MODEL"]
+    assert node["python_module"] == f"custom_nodes.{PACK}"
+    assert list(node["input"]["required"]) == ["model", *(s.name for s in SETTINGS)]
+    for setting in SETTINGS:
+        _, options = node["input"]["required"][setting.name]
+        assert (options["default"], options["tooltip"]) == (setting.default, setting.tooltip)
+    assert info["SpectrumReport"]["output"] == ["STRING", "IMAGE"]
+
+
+def test_node_help_is_served(server):
+    for node in ("SpectrumAccelerate", "SpectrumReport"):
+        with urllib.request.urlopen(f"{server.url}/extensions/{PACK}/docs/{node}.md") as answer:
+            assert answer.read().strip()
+
+
+def test_a_workflow_is_accelerated_and_says_so(server, edited):
+    changed = edited("KSampler", seed=11)
+    node = find_node(changed, "SpectrumAccelerate")
+    before = len(server.progress_texts(node))
+    outputs = server.queue(changed)
+    report = trace(outputs, changed)
+    assert (report["computed"], report["total"]) == (8, 12)
+    texts = server.progress_texts(node)[before:]
+    assert texts[0] == "Spectrum █··········· 1/1", texts
+    assert texts[-2] == "Spectrum █████▁█▁█▁▁█ 8/12"
+    summary = texts[-1]
+    assert summary.startswith("Spectrum: 8 of 12 evaluations computed (1.5x fewer), estimated error ")
+    assert summary in server.log_text()
+    text = outputs[find_node(changed, "SpectrumReport")]["text"][0]
+    assert text.startswith(summary) and report["prompt"] and report["node"] == find_node(changed, "KSampler")
+
+
+def test_without_the_node_the_picture_is_the_same_before_and_after(server, plain, edited):
+    first = picture(server, server.queue(plain(21)), plain(21))
+    fast = edited("KSampler", seed=21)
+    assert picture(server, server.queue(fast), fast) != first
+    assert picture(server, server.queue(plain(21, again=True)), plain(21)) == first
+
+
+def test_the_report_shows_the_latest_run_only(server, edited):
+    first, second = edited("KSampler", seed=31), edited("KSampler", seed=32, steps=14)
+    assert trace(server.queue(first), first)["total"] == 12
+    assert trace(server.queue(second), second)["total"] == 14
+
+
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        ({"degree": 12}, ["degree", "Value 12 bigger than max of 8"]),
+        ({"window": 1}, ["window", "Value 1 smaller than min of 2"]),
+        ({"target": "picture"}, ["target: 'picture' not in ['block output', 'model output']"]),
+        ({"start_percent": 0.9, "end_percent": 0.1}, ["start_percent = 0.9 is not below end_percent = 0.1"]),
+        ({"end_percent": 1.5}, ["end_percent = 1.5: use a number from 0 to 1"]),
+    ],
+)
+def test_bad_values_are_refused_at_the_node(server, edited, values, texts):
+    with pytest.raises(PromptError, match="SpectrumAccelerate") as error:
+        server.queue(edited(**values))
+    assert all(text in str(error.value) for text in texts), str(error.value)
+
+
+def test_a_bad_value_from_another_node_is_an_error_at_the_node(server, edited):
+    changed = edited(degree=["900", 0])
+    changed["900"] = {"class_type": "PrimitiveInt", "inputs": {"value": 12}}
+    with pytest.raises(PromptError, match="degree = 12: use a whole number from 1 to 8") as error:
+        server.queue(changed)
+    assert find_node(changed, "SpectrumAccelerate") in str(error.value)
+
+
+def test_a_report_beside_a_bypassed_node_says_so(server, edited):
+    """Bypassing the node to compare must not break the workflow."""
+    changed = without_node(edited("KSampler", seed=51), "SpectrumAccelerate")
+    outputs = server.queue(changed)
+    report = outputs[find_node(changed, "SpectrumReport")]
+    assert report["text"][0].startswith("Spectrum: not on this MODEL: Spectrum Accelerate is bypassed")
+    assert not report["spectrum"]
+
+
+def test_cancel_in_the_page_ends_the_run_and_leaves_the_model_as_it_was(server, edited, plain):
+    first = picture(server, server.queue(plain(41)), plain(41))
+    slow = edited("KSampler", seed=41, steps=4000)
+    node = find_node(slow, "SpectrumAccelerate")
+    before = len(server.progress_texts(node))
+    prompt_id = server.submit(slow)
+    while len(server.progress_texts(node)) < before + 8:
+        time.sleep(0.05)
+    server.interrupt()
+    with pytest.raises(PromptInterrupted):
+        server.wait(prompt_id)
+    assert server.progress_texts(node)[-1].startswith("Spectrum: interrupted after ")
+    assert picture(server, server.queue(plain(41, again=True)), plain(41)) == first
