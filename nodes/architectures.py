@@ -6,7 +6,9 @@ A row is found by class name along the MRO, so that a subclass inherits its pare
 by tests on ComfyUI's own class, and at run time by the self-test on the first computed evaluation.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -30,16 +32,18 @@ class Architecture:
 
     Attributes:
         taps: the head's entrance; several where the model has several outputs (each that fires is used).
-        blocks: dotted paths of the block containers in order of execution (`bypass` says what each kind of container
-            becomes). A path that a variant lacks is passed over.
+        blocks: dotted paths of the block containers in order of execution (`*`: each child). A list becomes empty, a
+            single module None, for which a forward that has one checks. A path that a variant lacks is passed over.
         feeders: like `blocks`, for modules whose results only the blocks read.
         rows_by_call: the feature's rows follow the input's only as long as conditionings are joined the same way.
+        options: entries of transformer_options for a call without blocks.
     """
 
     taps: tuple[Tap, ...]
     blocks: tuple[str, ...] = ()
     feeders: tuple[str, ...] = ()
     rows_by_call: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 MODEL_OUTPUT = Architecture(taps=(Tap("", argument=None),))
@@ -65,7 +69,12 @@ ARCHITECTURES: dict[str, Architecture] = {
     "HiDreamImageTransformer2DModel": Architecture(
         (Tap("final_layer"),), ("double_stream_blocks", "single_stream_blocks")
     ),
-    "HiDreamO1Transformer": Architecture((Tap("final_layer2"),), ("language_model.layers",)),
+    "HiDreamO1Transformer": Architecture(
+        (Tap("final_layer2"),),
+        ("language_model.layers",),
+        # Any replacing patch turns the prompt's KV cache off, which would otherwise remember a call without blocks.
+        options={"patches_replace": {"dit": {"": None}}},
+    ),
     "AsymmDiTJoint": Architecture((Tap("final_layer"),), ("blocks",)),  # Mochi
     "HunYuanDiT": Architecture((Tap("final_layer"),), ("blocks",)),
     "HunYuanDiTPlain": Architecture((Tap("final_layer"),), ("blocks",), rows_by_call=True),  # Hunyuan3D 2.1
@@ -86,15 +95,15 @@ ARCHITECTURES: dict[str, Architecture] = {
     "PixDiT_T2I": Architecture((Tap("", 0, "_pre_pixel_blocks"),), ("patch_blocks",)),  # PixelDiT, PiD
     # UNets
     "UNetModel": Architecture((Tap("out"),), ("input_blocks", "middle_block", "output_blocks")),
-    "StageC": Architecture((Tap("clf"),), ("down_blocks", "up_blocks")),
-    "StageB": Architecture((Tap("clf"),), ("down_blocks", "up_blocks")),
+    "StageC": Architecture((Tap("clf"),), ("down_blocks.*", "up_blocks.*")),
+    "StageB": Architecture((Tap("clf"),), ("down_blocks.*", "up_blocks.*")),
     # Video
     "WanModel": Architecture((Tap("head"),), ("blocks",), ("vace_blocks",)),
     "WanDancerModel": Architecture((Tap("head"), Tap("head_global")), ("blocks",)),
     "LTXVModel": Architecture((Tap("norm_out"),), ("transformer_blocks",)),
     "LTXAVModel": Architecture((Tap("norm_out"), Tap("audio_norm_out")), ("transformer_blocks",)),
     "CogVideoXTransformer3DModel": Architecture((Tap("norm_final"),), ("blocks",)),
-    "GeneralDIT": Architecture((Tap("final_layer"),), ("blocks",)),  # Cosmos 1
+    "GeneralDIT": Architecture((Tap("final_layer"),), ("blocks.*.blocks",)),  # Cosmos 1
     "MiniMaxH3Model": Architecture((Tap("final_layer"),), ("blocks",), ("token_refiner.blocks",)),
     "Kandinsky5": Architecture((Tap("out_layer"),), ("visual_transformer_blocks",), ("text_transformer_blocks",)),
     # Audio, 3D

@@ -98,13 +98,12 @@ class Bypass:
             for tap in self.architecture.taps:
                 # A compiled model keeps its inner modules under _orig_mod; its result is tapped on the outside.
                 inside = tap.argument is not None
-                module = _find(getattr(network, "_orig_mod", network) if inside else network, tap.module)
-                if module is None:
-                    continue  # a variant without it; if no tap is passed at all, `capture` says so
-                method = partial(wrapper, tap, getattr(module, tap.method))
-                if inside and "torch._dynamo" in sys.modules:  # else nothing is compiled; the import costs seconds
-                    method = torch.compiler.disable(method)
-                stack.enter_context(_method(module, tap.method, method))
+                # A variant may lack a tap; if none is passed at all, `capture` says so.
+                for module in _find(getattr(network, "_orig_mod", network) if inside else network, tap.module):
+                    method = partial(wrapper, tap, getattr(module, tap.method))
+                    if inside and "torch._dynamo" in sys.modules:  # else nothing is compiled; the import costs seconds
+                        method = torch.compiler.disable(method)
+                    stack.enter_context(_method(module, tap.method, method))
             yield
 
 
@@ -113,49 +112,27 @@ def _label(tap: Tap, index: int = 0) -> str:
     return name if tap.argument is not None else f"{name}[{index}]"
 
 
-def _find(root: nn.Module, path: str) -> nn.Module | None:
+def _find(root: nn.Module, path: str) -> list[nn.Module]:
+    """The modules at a dotted path: one or none, or all children where it says `*`."""
+    found = [root]
     for name in path.split(".") if path else ():
-        root = getattr(root, name, None)
-        if root is None:
-            return None
-    return root
+        children = ([*m.children()] if name == "*" else [getattr(m, name, None)] for m in found)
+        found = [child for group in children for child in group if child is not None]
+    return found
 
 
 @contextmanager
 def _left_out(root: nn.Module, path: str) -> Iterator[None]:
-    parent_path, _, name = path.rpartition(".")
-    parent = _find(root, parent_path)
-    blocks = getattr(parent, name, None) if parent is not None else None
-    if blocks is None:
+    """Containers of blocks without their blocks, for the time being: a list becomes empty, a single module None."""
+    parent, _, name = path.rpartition(".")
+    with ExitStack() as stack:
+        for owner in _find(root, parent):
+            for child in [*owner._modules] if name == "*" else [name]:
+                blocks = owner._modules.get(child)
+                if blocks is not None:
+                    empty = nn.ModuleList() if isinstance(blocks, nn.ModuleList) else None
+                    stack.enter_context(_attribute(owner, child, empty))
         yield
-        return
-    with _attribute(parent, name, _without(blocks)):
-        yield
-
-
-def _without(blocks: nn.Module) -> nn.Module | None:
-    """What stands for a container of blocks that do not run.
-
-    A list becomes empty; a list of levels keeps its levels, each empty; a dict keeps a stand-in for its first block,
-    whose description a forward may read; a single module becomes None, which a forward that has one checks for.
-    """
-    if isinstance(blocks, nn.ModuleDict):
-        name, block = next(iter(blocks.items()))
-        return nn.ModuleDict({name: _Through(block)})
-    if not isinstance(blocks, nn.ModuleList):
-        return None
-    return nn.ModuleList(nn.ModuleList() for level in blocks if isinstance(level, nn.ModuleList))
-
-
-class _Through(nn.Module):
-    """Passes its first argument on; has the attributes (not the submodules) of the block that it stands for."""
-
-    def __init__(self, block: nn.Module) -> None:
-        super().__init__()
-        self.__dict__.update({key: value for key, value in block.__dict__.items() if not key.startswith("_")})
-
-    def forward(self, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
-        return x
 
 
 @contextmanager

@@ -271,14 +271,15 @@ class Run:
         def full() -> torch.Tensor:
             return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
 
-        def headless() -> torch.Tensor:
-            # Residuals of a ControlNet enter between the blocks, which do not run.
-            return executor(x, t, c_concat, c_crossattn, None, options, **kwargs)
-
         evaluation = self._evaluation
         if evaluation is None or not self._accelerating or torch.is_grad_enabled():
             return full()
         bypass = self._bypass(executor.class_obj)
+
+        def headless() -> torch.Tensor:
+            # Residuals of a ControlNet enter between the blocks, which do not run.
+            return executor(x, t, c_concat, c_crossattn, None, {**options, **bypass.architecture.options}, **kwargs)
+
         rows_by_call = bypass.architecture.rows_by_call
         keys = stream_keys(executor.class_obj, x, options, evaluation.occurrences, rows_by_call)
         if evaluation.forecast:

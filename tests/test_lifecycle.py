@@ -7,7 +7,7 @@ import comfy.model_management
 import comfy.patcher_extension
 import pytest
 import torch
-from sampling import accelerated, fingerprint, flat, kinds, runs
+from sampling import accelerated, fingerprint, kinds, runs
 from spectrum_accelerate.nodes.run import KEY
 from spectrum_accelerate.spectrum_core.history import History
 from zoo import MODELS
@@ -126,9 +126,7 @@ def test_the_history_is_bounded_by_the_window(model, monkeypatch):
 def test_a_failing_forecast_is_computed_instead(model, monkeypatch):
     """Out of memory inside a forecast, say: the run goes on in full, says so, and stops forecasting."""
     plain = FLUX.sample(model, steps=STEPS, cfg=3.0)
-    monkeypatch.setattr(
-        "spectrum_accelerate.nodes.run.forecast_rows", raiser(torch.OutOfMemoryError("out of memory"))
-    )
+    monkeypatch.setattr("spectrum_accelerate.nodes.run.forecast_rows", raiser(torch.OutOfMemoryError("out of memory")))
     fast = accelerated(model, **SETTINGS)
     # The self-test fails for the same reason: first the model output is tried, then all is computed.
     assert torch.equal(FLUX.sample(fast, steps=STEPS, cfg=3.0), plain)

@@ -39,7 +39,7 @@ def test_text_picture_and_data_tell_the_same(sampled):
         and "forecasting the block output" in summary
     )
     assert "computed: 3 warm-up, 3 schedule, 1 tail" in summary
-    assert plot.shape[0] == 1 and plot.shape[-1] == 3 and 0 <= plot.min() and plot.max() <= 1
+    assert plot.shape[0] == 1 and plot.shape[-1] == 3 and plot.min() >= 0 and plot.max() <= 1
     assert ui["text"] == (summary,) and json.loads(ui["spectrum"][0])["computed"] == trace.computed == 7
     assert colours(plot)[COMPUTED] > 1000 and colours(plot)[FORECAST] > 1000
 

@@ -2,12 +2,13 @@
 
 import comfy.model_patcher
 import comfy.samplers
-import nodes
 import pytest
 import torch
 from comfy_extras import nodes_custom_sampler as custom
 from sampling import accelerated, counted, distance, kinds, runs
 from zoo import MODELS
+
+import nodes
 
 FLUX = MODELS["flux"]
 SETTINGS = {"warmup": 3, "tail": 1}
@@ -32,10 +33,10 @@ def latent(batch=1, size=8, seed=None):
     return {"samples": torch.randn(shape, generator=torch.Generator().manual_seed(seed))}
 
 
-def ksampler(model, steps=12, cfg=3.0, sampler="euler", start=latent(), denoise=1.0, positive=POSITIVE):
+def ksampler(model, steps=12, cfg=3.0, sampler="euler", start=None, denoise=1.0, positive=POSITIVE):
     with torch.inference_mode():
         (result,) = nodes.common_ksampler(
-            model, 7, steps, cfg, sampler, "simple", positive, NEGATIVE, start, denoise=denoise
+            model, 7, steps, cfg, sampler, "simple", positive, NEGATIVE, start or latent(), denoise=denoise
         )
     return result["samples"]
 
@@ -155,6 +156,24 @@ def test_regional_prompts(model, fast):
     assert kinds(runs(fast)[0]) == SCHEDULE
     plain = distance(ksampler(fast), ksampler(model))
     assert 0 < distance(result, ksampler(model, positive=regional)) < 2 * plain
+
+
+def test_regional_prompts_on_a_model_with_a_prompt_cache():
+    """HiDream-O1 remembers two prompts' keys and values: a third makes its cache cold at forecasts too."""
+    tiny = MODELS["hidream_o1"]
+    model = tiny.build()
+    fast = accelerated(model, **SETTINGS)
+    regional = [masked(tiny.conditioning(seed), torch.ones(1, 64, 64))[0] for seed in (5, 6, 7)]
+    noise = torch.randn((1, *tiny.latent), generator=torch.Generator().manual_seed(1))
+    results = []
+    for m in (fast, model):
+        with torch.inference_mode():
+            results.append(comfy.sample.sample(
+                m, noise, 12, 3.0, "euler", "simple", regional, tiny.conditioning(2), torch.zeros_like(noise), seed=1,
+                disable_pbar=True,
+            ))  # fmt: skip
+    assert kinds(runs(fast)[0]) == SCHEDULE and runs(fast)[0].target == "block output"
+    assert 0 < distance(*results) < 0.5
 
 
 def test_one_conditioning_as_positive_and_negative(model, fast):

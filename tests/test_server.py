@@ -7,10 +7,11 @@ import time
 import urllib.request
 
 import pytest
-from demo.comfy_server import PACK, ROOT, PromptError, PromptInterrupted
-from demo.workflow import find_node, to_prompt, without_node
 from PIL import Image
 from spectrum_accelerate.nodes.settings import SETTINGS
+
+from demo.comfy_server import PACK, ROOT, PromptError, PromptInterrupted
+from demo.workflow import find_node, to_prompt, without_node
 
 WORKFLOW = "spectrum_demo.json"
 
