@@ -35,6 +35,7 @@ DEV = ROOT / ".dev"
 REQUIREMENTS = ROOT / "requirements"
 CONSTRAINTS = REQUIREMENTS / "constraints.txt"
 COMFYUI_VERSION = "0.30.0"
+OLDER = REQUIREMENTS / "older"  # sources of older versions, which only `test --all` runs in
 PYTHON_VERSION = (3, 11)  # the constraints come from this one; newer ones work, but may get a much larger torch
 SETUP_VERSION = 1  # raise it when the steps below change, so that existing environments are built anew
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -246,15 +247,17 @@ def repair_torchaudio(python: Path) -> None:
         raise SetupError(f"torchaudio does not fit the installed torch: {python} cannot import it")
 
 
-def comfyui_source(python: Path) -> Path:
+def comfyui_source(python: Path, version: str = COMFYUI_VERSION) -> Path:
     """The pinned source of ComfyUI, unpacked from a hash-checked source distribution."""
-    folder = DEV / f"comfyui-{COMFYUI_VERSION}"
-    stamp = DEV / f"comfyui-{COMFYUI_VERSION}.txt"
-    requirement = REQUIREMENTS / "comfyui-source.txt"
+    folder = DEV / f"comfyui-{version}"
+    stamp = DEV / f"comfyui-{version}.txt"
+    requirement = OLDER / f"comfyui-{version}.txt"
+    if version == COMFYUI_VERSION:
+        requirement = REQUIREMENTS / "comfyui-source.txt"
     value = fingerprint([requirement])
     if is_stamped(stamp, value) and (folder / "main.py").is_file():
         return folder
-    with setup_lock(), stage(f"ComfyUI {COMFYUI_VERSION}"), tempfile.TemporaryDirectory(dir=DEV) as temporary:
+    with setup_lock(), stage(f"ComfyUI {version}"), tempfile.TemporaryDirectory(dir=DEV) as temporary:
         options = ["--require-hashes", "--no-deps", "--no-build-isolation", "--no-binary", ":all:"]
         pip(python, "download", *options, "--ignore-requires-python", "-r", requirement, "-d", temporary)
         (archive,) = Path(temporary).glob("*.tar.gz")
