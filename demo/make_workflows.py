@@ -64,9 +64,9 @@ class Drawing:
         self._left += self._width + BETWEEN if self.nodes else 0
         self._top, self._width, self._group = top, width, group
 
-    def down(self, top: int, group: str) -> None:
-        """Go on lower in the column, with the nodes of another group."""
-        self._top, self._group = max(self._top, top), group
+    def below(self, group: str, top: int = 0) -> None:
+        """Go on in this column, not above `top`, with another group's nodes; those of no group ("") have no frame."""
+        self._top, self._group = max(self._top + HEADING, top), group
 
     def node(self, kind: str, /, title: str = "", tall: int = 0, **inputs: Any) -> list[Output]:
         """Add a node to the column; the result is its outputs.
@@ -144,6 +144,8 @@ class Drawing:
 
     def _frame(self, left: int, top: int, right: int, bottom: int) -> None:
         """Let the group's frame hold this area too."""
+        if not self._group:
+            return
         wanted = (left - MARGIN, top - HEADING, right + MARGIN, bottom + BELOW)
         color = OURS if self._group.startswith("Spectrum") else PLAIN
         new = {"id": len(self.groups) + 1, "title": self._group, "bounding": None, "color": color, "flags": {}}
@@ -183,12 +185,25 @@ def sample(
     return drawing.node("KSampler", **inputs, **values)[0]
 
 
-def decode(drawing: Drawing, latent: Output, vae: Output) -> None:
-    """From the latent to the picture."""
-    drawing.column(230, "Result")
+def result(
+    drawing: Drawing, latent: Output, vae: Output, reported: Output | None = None, keep_latent: bool = False
+) -> None:
+    """From the latent to the picture; and what was done, if a model is to be reported."""
+    prefix = f"spectrum/{drawing.name.removeprefix('spectrum_')}"
+    row = 480  # where the report begins
+    drawing.column(250, "Result")
     (images,) = drawing.node("VAEDecode", samples=latent, vae=vae)
-    drawing.column(540, "Result")
-    drawing.node("SaveImage", tall=580, images=images, filename_prefix=f"spectrum/{drawing.name}")
+    if keep_latent:
+        drawing.node("SaveLatent", samples=latent, filename_prefix=prefix)
+    if reported:
+        drawing.below("Spectrum Report", row)
+        summary, plot = drawing.node("SpectrumReport", model=reported, latent=latent)
+    drawing.column(440 if reported else 540, "Result")
+    drawing.node("SaveImage", tall=320 if reported else 580, images=images, filename_prefix=prefix)
+    if reported:
+        drawing.below("Spectrum Report", row)
+        drawing.node("PreviewAny", title="What the run did", tall=210, source=summary)
+        drawing.node("PreviewImage", title="Computed and forecast evaluations", tall=270, images=plot)
 
 
 def about(advice: str, **folders: str) -> str:
@@ -205,14 +220,14 @@ def demo(drawing: Drawing) -> None:
     drawing.column(330, "Model")
     (model,) = drawing.node("UNETLoader", unet_name="tiny_flux.safetensors")
     (vae,) = drawing.node("VAELoader", vae_name="tiny_vae.safetensors")
-    drawing.down(0, "Read me")
+    drawing.below("")
     drawing.note(
         "About this demo",
         "The network runs on a third of the steps; **Spectrum Accelerate** forecasts the others.\n\n"
         "Run it, then set *skip_interval* to 1 (nothing is forecast) and run it again to compare.\n\n"
         "The model draws emoji of 96 x 96 pixels. It is part of this repository, as is the node **Emoji Prompt**; "
         "*python dev.py serve* starts ComfyUI with both.",
-        260,
+        220,
     )
 
     drawing.column(300, "Inputs")
@@ -228,30 +243,20 @@ def demo(drawing: Drawing) -> None:
     sampling = {"seed": 7, "steps": 50, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple"}
     latent = sample(drawing, model, positive, negative, latent, **sampling)
 
-    drawing.column(250, "Result")
-    (images,) = drawing.node("VAEDecode", samples=latent, vae=vae)
-    drawing.node("SaveLatent", samples=latent, filename_prefix="spectrum/demo")
-    drawing.down(500, "Spectrum Report")
-    summary, plot = drawing.node("SpectrumReport", model=model, latent=latent)
-
-    drawing.column(440, "Result")
-    drawing.node("SaveImage", tall=320, images=images, filename_prefix="spectrum/demo")
-    drawing.down(500, "Spectrum Report")
-    drawing.node("PreviewAny", title="What the run did", tall=190, source=summary)
-    drawing.node("PreviewImage", title="Computed and forecast evaluations", tall=190, images=plot)
+    result(drawing, latent, vae, reported=model, keep_latent=True)
 
 
-def flux(drawing: Drawing, steps: int = 30, advice: str = "", **values: Any) -> tuple[Output, Output]:
-    """FLUX.1 dev, text to image; the result is the accelerated model and the latent."""
+def flux(drawing: Drawing, steps: int = 30, advice: str = "", reported: bool = False, **values: Any) -> None:
+    """FLUX.1 dev, text to image."""
     drawing.column(340, "Models")
     (model,) = drawing.node("UNETLoader", unet_name="flux1-dev.safetensors")
     names = {"clip_name1": "t5xxl_fp16.safetensors", "clip_name2": "clip_l.safetensors"}
     (clip,) = drawing.node("DualCLIPLoader", type="flux", **names)
     (vae,) = drawing.node("VAELoader", vae_name="ae.safetensors")
-    drawing.down(0, "Read me")
+    drawing.below("")
     advice = advice or (
-        PLACE + "Do not save on steps: what more of them add is mostly forecast. If fine detail suffers, lower "
-        "*growth* or raise *tail*."
+        PLACE + "Extra steps cost little: most of them are forecast. If fine detail suffers, lower *growth* or "
+        "raise *tail*."
     )
     text = about(
         advice,
@@ -259,27 +264,26 @@ def flux(drawing: Drawing, steps: int = 30, advice: str = "", **values: Any) -> 
         text_encoders="t5xxl_fp16.safetensors, clip_l.safetensors",
         vae="ae.safetensors",
     )
-    drawing.note("About this workflow", text, 270)
+    drawing.note("About this workflow", text, 230)
 
     prompt = (
         "A lighthouse on a rocky coast at dusk, its beam sweeping over a calm sea, a small red boat in the foreground, "
         "warm light in the windows, photograph, 35 mm"
     )
-    drawing.column(400, "Inputs")
+    drawing.column(400, "Inputs", top=100)  # the model's link passes above
     (text,) = drawing.node("CLIPTextEncode", title="Prompt", tall=180, clip=clip, text=prompt)
     (latent,) = drawing.node("EmptySD3LatentImage", width=1024, height=1024)
 
     drawing.column(340, "Spectrum Accelerate")
     model = accelerate(drawing, model, **values)
-    drawing.down(0, "Guidance")
+    drawing.below("Guidance")
     (positive,) = drawing.node("FluxGuidance", conditioning=text, guidance=3.5)
     (negative,) = drawing.node("ConditioningZeroOut", conditioning=text)
 
     drawing.column(300, "Sampling")
     sampling = {"seed": 42, "steps": steps, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple"}
     latent = sample(drawing, model, positive, negative, latent, **sampling)
-    decode(drawing, latent, vae)
-    return model, latent
+    result(drawing, latent, vae, reported=model if reported else None)
 
 
 def paper(drawing: Drawing) -> None:
@@ -289,12 +293,7 @@ def paper(drawing: Drawing) -> None:
         "(*window* 64), damped (*ridge* 0.1), and no computed *tail*. Compare it with spectrum_flux, which has the "
         "node's defaults."
     )
-    model, latent = flux(drawing, 50, advice, **PAPER)
-    drawing.column(250, "Spectrum Report")
-    summary, plot = drawing.node("SpectrumReport", model=model, latent=latent)
-    drawing.column(440, "Spectrum Report")
-    drawing.node("PreviewAny", title="What the run did", tall=190, source=summary)
-    drawing.node("PreviewImage", title="Computed and forecast evaluations", tall=190, images=plot)
+    flux(drawing, 50, advice, reported=True, **PAPER)
 
 
 def qwen_image(drawing: Drawing) -> None:
@@ -303,15 +302,14 @@ def qwen_image(drawing: Drawing) -> None:
     (model,) = drawing.node("UNETLoader", unet_name="qwen_image_fp8_e4m3fn.safetensors")
     (clip,) = drawing.node("CLIPLoader", clip_name="qwen_2.5_vl_7b_fp8_scaled.safetensors", type="qwen_image")
     (vae,) = drawing.node("VAELoader", vae_name="qwen_image_vae.safetensors")
-    drawing.down(0, "Read me")
+    drawing.below("")
     text = about(
-        PLACE
-        + "For a quicker draft: 20 steps with *cfg* 2.5, and *warmup* 3, so that enough of the 20 can be forecast.",
+        PLACE + "For a quicker draft: 20 steps, *cfg* 2.5, and *warmup* 3, so that enough of the 20 are forecast.",
         diffusion_models="qwen_image_fp8_e4m3fn.safetensors",
         text_encoders="qwen_2.5_vl_7b_fp8_scaled.safetensors",
         vae="qwen_image_vae.safetensors",
     )
-    drawing.note("About this workflow", text, 270)
+    drawing.note("About this workflow", text, 230)
 
     prompt = (
         "A small bookshop on a rainy evening, warm light behind the window, a hand-painted sign over the door reads "
@@ -329,22 +327,22 @@ def qwen_image(drawing: Drawing) -> None:
     drawing.column(300, "Sampling")
     sampling = {"seed": 42, "steps": 50, "cfg": 4.0, "sampler_name": "euler", "scheduler": "simple"}
     latent = sample(drawing, model, positive, negative, latent, **sampling)
-    decode(drawing, latent, vae)
+    result(drawing, latent, vae)
 
 
 def sdxl(drawing: Drawing) -> None:
     """SDXL, text to image."""
     drawing.column(340, "Model")
     model, clip, vae = drawing.node("CheckpointLoaderSimple", ckpt_name="sd_xl_base_1.0.safetensors")
-    drawing.down(0, "Read me")
+    drawing.below("")
     advice = (
         PLACE + "Samplers that add fresh noise at every step (ancestral, SDE, LCM) run in full; *dpmpp_2m* and *euler* "
         "are accelerated."
     )
-    drawing.note("About this workflow", about(advice, checkpoints="sd_xl_base_1.0.safetensors"), 240)
+    drawing.note("About this workflow", about(advice, checkpoints="sd_xl_base_1.0.safetensors"), 200)
 
     prompt = "a red fox asleep in fresh snow, first morning light, shallow depth of field, photograph"
-    drawing.column(400, "Inputs")
+    drawing.column(400, "Inputs", top=100)  # the model's link passes above
     (positive,) = drawing.node("CLIPTextEncode", title="Prompt", tall=140, clip=clip, text=prompt)
     worse = "blurry, low quality, text, watermark"
     (negative,) = drawing.node("CLIPTextEncode", title="Negative prompt", tall=110, clip=clip, text=worse)
@@ -356,7 +354,7 @@ def sdxl(drawing: Drawing) -> None:
     drawing.column(300, "Sampling")
     sampling = {"seed": 42, "steps": 40, "cfg": 7.0, "sampler_name": "dpmpp_2m", "scheduler": "karras"}
     latent = sample(drawing, model, positive, negative, latent, **sampling)
-    decode(drawing, latent, vae)
+    result(drawing, latent, vae)
 
 
 def wan22(drawing: Drawing) -> None:
@@ -368,36 +366,36 @@ def wan22(drawing: Drawing) -> None:
     (model_low,) = drawing.node("UNETLoader", title="Low noise model", unet_name=low)
     (clip,) = drawing.node("CLIPLoader", clip_name="umt5_xxl_fp8_e4m3fn_scaled.safetensors", type="wan")
     (vae,) = drawing.node("VAELoader", vae_name="wan_2.1_vae.safetensors")
-    drawing.down(row + 60, "Read me")
+    drawing.below("")
     text = about(
-        "Each of the two experts has a **Spectrum Accelerate** of its own. *warmup* is 3, because each expert runs only "
-        "10 of the 20 steps.",
+        "Each of the two experts has a **Spectrum Accelerate** of its own. *warmup* is 3, because each expert runs "
+        "only 10 of the 20 steps.",
         diffusion_models=f"{high}, {low}",
         text_encoders="umt5_xxl_fp8_e4m3fn_scaled.safetensors",
         vae="wan_2.1_vae.safetensors",
     )
-    drawing.note("About this workflow", text, 320)
+    drawing.note("About this workflow", text, 270)
 
     prompt = (
         "A paper boat drifts down a rain-filled gutter between autumn leaves, low camera following close behind, "
         "soft overcast light, shallow depth of field, cinematic"
     )
     worse = (
-        "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，JPEG压缩残留，丑陋的，残缺的，"
-        "多余的手指，画得不好的手部，画得不好的脸部，畸形的，毁容的，形态畸形的肢体，手指融合，静止不动的画面，杂乱的背景，三条腿，背景人很多，"
-        "倒着走"
+        "色调艳丽, 过曝, 静态, 细节模糊不清, 字幕, 风格, 作品, 画作, 画面, 静止, 整体发灰, 最差质量, 低质量, "
+        "JPEG压缩残留, 丑陋的, 残缺的, 多余的手指, 画得不好的手部, 画得不好的脸部, 畸形的, 毁容的, "
+        "形态畸形的肢体, 手指融合, 静止不动的画面, 杂乱的背景, 三条腿, 背景人很多, 倒着走"
     )
     drawing.column(400, "Inputs")
     (model_high,) = drawing.node("ModelSamplingSD3", title="Shift (high noise)", model=model_high, shift=8.0)
     (positive,) = drawing.node("CLIPTextEncode", title="Prompt", tall=150, clip=clip, text=prompt)
     (negative,) = drawing.node("CLIPTextEncode", title="Negative prompt", tall=150, clip=clip, text=worse)
-    drawing.down(row, "Inputs")
+    drawing.below("Inputs", row)
     (model_low,) = drawing.node("ModelSamplingSD3", title="Shift (low noise)", model=model_low, shift=8.0)
     (latent,) = drawing.node("EmptyHunyuanLatentVideo", width=832, height=480, length=81)
 
     drawing.column(340, "Spectrum Accelerate")
     model_high = accelerate(drawing, model_high, warmup=3)
-    drawing.down(row, "Spectrum Accelerate")
+    drawing.below("Spectrum Accelerate", row)
     model_low = accelerate(drawing, model_low, warmup=3)
 
     drawing.column(320, "Sampling")
@@ -407,7 +405,7 @@ def wan22(drawing: Drawing) -> None:
     (latent,) = drawing.node(
         "KSamplerAdvanced", title="Steps 0 to 10 (high noise)", latent_image=latent, **first, **sampling
     )
-    drawing.down(row, "Sampling")
+    drawing.below("Sampling", row)
     second = {"model": model_low, "add_noise": "disable", "start_at_step": 10}
     (latent,) = drawing.node(
         "KSamplerAdvanced", title="Steps 10 to 20 (low noise)", latent_image=latent, **second, **sampling
@@ -418,7 +416,7 @@ def wan22(drawing: Drawing) -> None:
     drawing.column(270, "Result", row)
     (video,) = drawing.node("CreateVideo", images=images, fps=16.0)
     drawing.column(480, "Result", row)
-    drawing.node("SaveVideo", tall=400, video=video, filename_prefix=f"spectrum/{drawing.name}")
+    drawing.node("SaveVideo", tall=400, video=video, filename_prefix="spectrum/wan22")
 
 
 DRAWERS = {

@@ -73,6 +73,7 @@ class _Evaluation:
     record: Evaluation
     stopwatch: Stopwatch
     occurrences: Counter[Key] = field(default_factory=Counter)
+    replayed: bool = False  # some call of it was forecast, even if another one then had to be computed
     errors: list[Readback] = field(default_factory=list)
 
     @property
@@ -240,13 +241,14 @@ class Run:
         if not evaluation.forecast:
             forced = record.reason not in ("warm-up", "schedule", "tail")
             self._state = self._schedule.step(self._state, record.position, forced)
-            self._computed_last = record.position
-            # Conditionings that this evaluation did not have could only be forecast across a gap: let them go.
-            self._streams = {
-                key: stream
-                for key, stream in self._streams.items()
-                if stream.positions and stream.positions[-1] == record.position
-            }
+            if not evaluation.replayed:
+                self._computed_last = record.position
+                # Conditionings that this evaluation did not have could only be forecast across a gap: let them go.
+                self._streams = {
+                    key: stream
+                    for key, stream in self._streams.items()
+                    if stream.positions and stream.positions[-1] == record.position
+                }
         self._finished.append(evaluation)
         self.trace.evaluations.append(record)
         self._evaluation = None
@@ -290,6 +292,7 @@ class Run:
                     room = None if bypass.architecture is MODEL_OUTPUT else self._room
                     position = evaluation.record.position
                     features = forecast_rows(streams, self._forecaster, position, self.trace.total, room)
+                    evaluation.replayed = True
                     return bypass.replay(headless, features)
                 except Exception as error:
                     if isinstance(error, InterruptProcessingException):

@@ -37,9 +37,10 @@ def stream_keys(
     patched = frozenset(
         (kind, name) for kind in ("patches", "patches_replace") for name in _names(options.get(kind) or {})
     )
+    hooked = _hook_strengths(base_model)
     keys: list[Key] = []
     for uuid, cond in zip(uuids, conds, strict=True):
-        key = (id(base_model), uuid, cond, _window_key(window), rows, patched, *(conds if rows_by_call else ()))
+        key = (id(base_model), uuid, cond, _window_key(window), rows, patched, hooked, *(conds if rows_by_call else ()))
         keys.append((*key, occurrences[key]))
         occurrences[key] += 1
     return keys
@@ -52,6 +53,12 @@ def _names(patches: dict[str, Any]) -> Iterable[Key]:
 
 def _window_key(window: Any) -> Key:
     return None if window is None else tuple(getattr(window, "index_list", None) or (id(window),))
+
+
+def _hook_strengths(base_model: object) -> Key:
+    """Of the LoRA hooks that the call's weights hold: at a keyframe of their schedule, the network itself changes."""
+    group = getattr(getattr(base_model, "current_patcher", None), "current_hooks", None)
+    return tuple(hook.strength for hook in group.hooks) if group else ()
 
 
 class Stream:

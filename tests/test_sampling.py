@@ -247,3 +247,15 @@ def test_too_few_steps(model, fast):
         "Spectrum: not accelerated: too few evaluations: 4, of which warmup = 3 and tail = 1 are computed; "
         "use more steps or lower them"
     )
+
+
+def test_a_conditioning_that_begins_late_costs_one_evaluation_or_two(model, fast, monkeypatch):
+    """ConditioningSetTimestepRange: a new stream is computed until it has two points; the others keep their history."""
+    monkeypatch.setattr(comfy.model_patcher.ModelPatcher, "get_free_memory", lambda self, device: 0)
+    late = nodes.ConditioningSetTimestepRange().set_range(FLUX.conditioning(5), 0.5, 1.0)[0]
+    result = ksampler(fast, steps=30, positive=POSITIVE + late)
+    trace = runs(fast)[0]
+    forced = [e.position for e in trace.evaluations if e.reason == "a conditioning without enough history"]
+    assert len(forced) == 1
+    assert trace.evaluations[forced[0] + 1].kind == "computed" and trace.evaluations[forced[0] + 2].kind == "forecast"
+    assert 0 < distance(result, ksampler(model, steps=30, positive=POSITIVE + late)) < 0.5
