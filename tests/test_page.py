@@ -1,0 +1,131 @@
+"""What a user sees: the pack in ComfyUI's real page, in Chromium, with both renderers of nodes."""
+
+import json
+
+import pytest
+from frontend import Page, chromium
+from spectrum_accelerate.nodes.settings import DEFAULTS, SETTINGS
+from test_workflows import NAMES, plain, read
+
+from demo.comfy_server import ROOT
+from demo.workflow import to_prompt
+
+pytestmark = [pytest.mark.browser, pytest.mark.server]
+
+ACCELERATE = "SpectrumAccelerate"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["canvas", "vue"])
+def opened(request, browser, server):
+    page = Page(browser, server, vue=request.param)
+    yield page
+    page.page.close()
+
+
+@pytest.fixture
+def page(opened):
+    """The demo's workflow in the page, short."""
+    opened.page.keyboard.press("Escape")
+    opened.errors.clear()
+    opened.load(read("spectrum_demo"))
+    opened.set("KSampler", steps=12)
+    opened.set("EmptySD3LatentImage", batch_size=1)
+    yield opened
+    assert not opened.errors
+
+
+def test_the_search_finds_the_node_and_adds_it(page):
+    page.command("Workspace.SearchBox.Toggle")
+    page.page.keyboard.type("spectrum accelerate")
+    page.page.get_by_role("dialog").get_by_text("Spectrum Accelerate", exact=True).first.wait_for()
+    page.page.keyboard.press("Escape")
+
+
+def test_widgets_are_in_order_with_their_defaults(page):
+    page.page.evaluate(
+        """kind => { app.rootGraph.clear(); const node = LiteGraph.createNode(kind)
+            app.rootGraph.add(node) }""",
+        ACCELERATE,
+    )
+    assert page.widgets(ACCELERATE) == DEFAULTS
+    assert list(page.widgets(ACCELERATE)) == [setting.name for setting in SETTINGS]
+
+
+def test_advanced_widgets_open_on_demand(page):
+    advanced = {setting.name for setting in SETTINGS if setting.advanced}
+    marked = page.page.evaluate(
+        """kind => app.rootGraph.nodes.find(n => n.type == kind).widgets
+            .filter(w => w.options?.advanced).map(w => w.name)""",
+        ACCELERATE,
+    )
+    assert set(marked) == advanced
+    if page.vue:
+        page.select(ACCELERATE)
+        number = page.page.evaluate("kind => app.rootGraph.nodes.find(n => n.type == kind).id", ACCELERATE)
+        node = page.page.locator(f'[data-node-id="{number}"]')
+        assert "start_percent" not in node.inner_text()
+        node.get_by_test_id("advanced-inputs-button").click()
+        node.get_by_text("start_percent").wait_for()
+        assert all(name in node.inner_text() for name in advanced)
+
+
+def test_the_prompt_of_every_workflow_is_the_one_that_we_convert(page, server):
+    info = plain(server.object_info())
+    for name in NAMES:
+        page.load(read(name))
+        unknown = page.page.evaluate(
+            "() => app.rootGraph.nodes.filter(n => n.has_errors || !(n.type in LiteGraph.registered_node_types))"
+            ".map(n => n.type)"
+        )
+        assert not unknown, name
+        assert "missing node" not in page.text().lower(), name
+        assert page.prompt() == to_prompt(read(name), info), name
+
+
+def test_a_run_shows_its_progress_and_its_summary_on_the_node(page):
+    page.set("KSampler", seed=300 + page.vue)
+    page.queue()
+    page.wait("execution_success")
+    page.page.get_by_text("of 12 evaluations computed").first.wait_for()
+    number = page.page.evaluate("kind => String(app.rootGraph.nodes.find(n => n.type == kind).id)", ACCELERATE)
+    texts = [detail["text"] for detail in page.seen("progress_text") if detail["nodeId"] == number]
+    assert texts[0] == "Spectrum █··········· 1/1"
+    assert texts[-1].startswith("Spectrum: 8 of 12 evaluations computed")
+    shown = page.page.evaluate("kind => app.rootGraph.nodes.find(n => n.type == kind).widgets.at(-1).value", ACCELERATE)
+    assert shown == texts[-1]
+    if page.vue:
+        assert texts[-1] in page.page.locator(f'[data-node-id="{number}"]').inner_text().replace("\n", " ")
+
+
+@pytest.mark.parametrize("kind", [ACCELERATE, "SpectrumReport"])
+def test_the_node_help_shows_our_text(page, kind):
+    page.select(kind)
+    page.page.get_by_test_id("info-button").click()
+    for line in (ROOT / "web" / "docs" / f"{kind}.md").read_text(encoding="utf-8").splitlines():
+        if line.startswith("#"):
+            page.page.get_by_role("heading", name=line.strip("# "), exact=True).first.wait_for()
+
+
+def test_a_bad_value_is_explained_in_the_page(page):
+    page.set(ACCELERATE, start_percent=0.9, end_percent=0.1)
+    page.queue()
+    page.page.get_by_text("View details").first.click()
+    page.page.wait_for_timeout(1000)
+    assert "start_percent = 0.9 is not below end_percent = 0.1" in page.text()
+
+
+def test_the_template_browser_offers_every_workflow(page):
+    page.command("Comfy.BrowseTemplates")
+    for name in NAMES:
+        page.page.get_by_text(name, exact=True).first.wait_for()
+    page.page.keyboard.press("Escape")
+
+
+def test_the_demo_serves_what_the_repository_holds():
+    assert json.loads((ROOT / "workflows" / "spectrum_demo.json").read_text())["nodes"]
