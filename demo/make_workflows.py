@@ -342,7 +342,7 @@ def sdxl(drawing: Drawing) -> None:
     drawing.note("About this workflow", about(advice, checkpoints="sd_xl_base_1.0.safetensors"), 200)
 
     prompt = "a red fox asleep in fresh snow, first morning light, shallow depth of field, photograph"
-    drawing.column(400, "Inputs", top=100)  # the model's link passes above
+    drawing.column(400, "Inputs", top=130)  # the links of model and VAE pass above
     (positive,) = drawing.node("CLIPTextEncode", title="Prompt", tall=140, clip=clip, text=prompt)
     worse = "blurry, low quality, text, watermark"
     (negative,) = drawing.node("CLIPTextEncode", title="Negative prompt", tall=110, clip=clip, text=worse)

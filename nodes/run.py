@@ -25,7 +25,7 @@ from ..spectrum_core.trace import Evaluation, Trace
 from .architectures import MODEL_OUTPUT, find
 from .bypass import Bypass, Features, TapError
 from .progress import show
-from .samplers import REASONS, SAMPLERS
+from .samplers import SAMPLERS, STOCHASTIC, Sampler
 from .settings import TARGETS
 from .streams import Key, Stream, forecast_rows, stream_keys
 
@@ -40,6 +40,9 @@ TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
 TOLERANCE_HALF = 1e-2
 """Self-test: a compiled head may round differently from an eager one; a wrong one is off by far more."""
 
+GRID_TOLERANCE = 0.02
+"""Relative distance of a noise level to the schedule's; some samplers go through log-SNR and back in float32."""
+
 FOREIGN = {"easycache": "EasyCache or LazyCache is on the same MODEL; remove one of the two"}
 """transformer_options of other accelerators -> why Spectrum stands down."""
 
@@ -51,7 +54,8 @@ def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
     options = comfy.model_patcher.create_model_options_clone(before)
     guider.model_options = options
     attachment: Attachment = options["transformer_options"][KEY]
-    run = Run(attachment, guider, sampler=args[2], sigmas=args[3])
+    given = dict(zip(("noise", "latent_image", "sampler", "sigmas"), args, strict=False)) | kwargs
+    run = Run(attachment, guider, given["sampler"], given["sigmas"])
     try:
         run.install(options)
         return executor(*args, **kwargs)
@@ -72,6 +76,9 @@ class _Evaluation:
 
     record: Evaluation
     stopwatch: Stopwatch
+    sigma: Readback
+    step: int  # of the sampler; the position that forecasts go by
+    stage: int  # within the step
     occurrences: Counter[Key] = field(default_factory=Counter)
     replayed: bool = False  # some call of it was forecast, even if another one then had to be computed
     errors: list[Readback] = field(default_factory=list)
@@ -100,14 +107,18 @@ class Run:
         patcher = guider.model_patcher
         self._device = patcher.load_device
         sampling = patcher.get_model_object("model_sampling")
-        self._active = tuple(
-            float(sampling.percent_to_sigma(p)) for p in (self._settings.start_percent, self._settings.end_percent)
-        )
+        start, end = self._settings.start_percent, self._settings.end_percent
+        self._start_sigma = float(sampling.percent_to_sigma(start)) if start > 0 else math.inf
+        self._end_sigma = float(sampling.percent_to_sigma(end)) if end < 1 else 0.0
         context = get_executing_context()
+        name = _sampler_name(sampler)
+        self._sampler = _sampler(name, sampler)
+        self._steps = max(0, len(self._sigmas) - 1)
+        ends_at_zero = self._steps > 0 and self._sigmas[-1] == 0
         self.trace = Trace(
-            total=max(0, len(self._sigmas) - 1),
+            total=self._steps * self._sampler.stages - (self._sampler.stages - 1) * ends_at_zero,
             model=type(_raw(patcher.model)).__name__,
-            sampler=_sampler_name(sampler),
+            sampler=name,
             target=self._settings.target,
             settings=self._settings.to_dict(),
             node=context.node_id if context else "",
@@ -132,7 +143,7 @@ class Run:
         if reason is not None:
             self._stand_down(reason)
             return
-        plan = self._schedule.plan(self.trace.total)
+        plan = self._schedule.plan(self._steps)
         self._capacity = max(2, min(self._settings.window, len(plan)))
         for kind, wrapper in (
             (WrappersMP.PREDICT_NOISE, self._predict_noise),
@@ -148,6 +159,7 @@ class Run:
         for evaluation in self._finished:
             record = evaluation.record
             record.seconds = evaluation.stopwatch.wait()
+            record.sigma = evaluation.sigma.wait()
             errors = [readback.wait() for readback in evaluation.errors]
             record.error = max(errors) if errors else None
         self._finished.clear()
@@ -166,18 +178,15 @@ class Run:
         for key, reason in FOREIGN.items():
             if key in transformer_options:
                 return reason
-        structure = SAMPLERS.get(self.trace.sampler)
-        if structure is None:
-            return f"the sampler {self.trace.sampler!r} is not known, nor how it calls the model"
-        if structure != "single":
-            return f"the sampler {self.trace.sampler} {REASONS[structure]}"
+        if self._sampler.obstacle:
+            return f"the sampler {self.trace.sampler} {self._sampler.obstacle}"
         settings = self._settings
         if settings.skip_interval <= 1:
             return "skip_interval is 1, which never forecasts"
-        if len(self._schedule.plan(self.trace.total)) >= self.trace.total:
+        if len(self._schedule.plan(self._steps)) >= self._steps:
             return (
-                f"too few evaluations: {self.trace.total}, of which warmup = {settings.warmup} and "
-                f"tail = {settings.tail} are computed; use more steps or lower them"
+                f"too few steps: {self._steps}, of which warmup = {settings.warmup} and tail = {settings.tail} are "
+                f"computed; use more steps or lower them"
             )
         return None
 
@@ -192,32 +201,47 @@ class Run:
 
     # ------------------------------------------------------------------------------------------------ decision
 
-    def _predict_noise(self, executor: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def _predict_noise(
+        self, executor: Any, x: torch.Tensor, timestep: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
         """PREDICT_NOISE wrapper: one evaluation of the sampler, all conditionings together."""
-        evaluation = self._begin()
-        output = executor(*args, **kwargs)
+        evaluation = self._begin(timestep)
+        output = executor(x, timestep, *args, **kwargs)
         self._end(evaluation)
         return output
 
-    def _begin(self) -> _Evaluation:
+    def _begin(self, timestep: torch.Tensor) -> _Evaluation:
+        if self._accelerating and self._off_grid():
+            self._stand_down(f"the sampler {self.trace.sampler} left its own noise levels")
         index = len(self._finished)
-        sigma = self._sigmas[min(index, len(self._sigmas) - 1)]
-        reason = self._reason_to_compute(index, sigma)
+        step, stage = divmod(index, self._sampler.stages)
+        sigma = self._sigmas[min(step, self._steps)]
+        reason = self._reason_to_compute(step, stage, sigma)
         record = Evaluation(index, sigma, "computed" if reason else "forecast", reason or "schedule")
-        self._evaluation = _Evaluation(record, Stopwatch(self._device))
+        self._evaluation = _Evaluation(record, Stopwatch(self._device), Readback(timestep.reshape(-1)[0]), step, stage)
         return self._evaluation
 
-    def _reason_to_compute(self, index: int, sigma: float) -> str | None:
+    def _off_grid(self) -> bool:
+        """Whether a step did not begin at its noise level: then the sampler is not what the table takes it for."""
+        latest = self._finished[-1] if self._finished else None
+        if latest is None or latest.stage > 0:
+            return False
+        sigma, expected = latest.sigma.poll(), self._sigmas[min(latest.step, self._steps)]
+        return sigma is not None and abs(sigma - expected) > GRID_TOLERANCE * max(abs(expected), 1e-3)
+
+    def _reason_to_compute(self, step: int, stage: int, sigma: float) -> str | None:
         if not self._accelerating:
             return "not accelerated"
-        if index >= self.trace.total:
+        if stage > 0:  # as the step began
+            first = self._finished[-1].record
+            return None if first.kind == "forecast" else first.reason
+        if step >= self._steps:
             return "beyond the sampler's steps"
-        start, end = self._active
-        if sigma > start:
+        if sigma > self._start_sigma:
             return "before start_percent"
-        if sigma < end:
+        if sigma < self._end_sigma:
             return "after end_percent"
-        reason = self._schedule.reason(self._state, index, self.trace.total)
+        reason = self._schedule.reason(self._state, step, self._steps)
         if reason is None and self._drop_unusable():
             reason = "a computed feature was not finite"
         return reason
@@ -238,17 +262,17 @@ class Run:
     def _end(self, evaluation: _Evaluation) -> None:
         record = evaluation.record
         evaluation.stopwatch.stop(self._device)
-        if not evaluation.forecast:
+        if not evaluation.forecast and evaluation.stage == 0:
             forced = record.reason not in ("warm-up", "schedule", "tail")
-            self._state = self._schedule.step(self._state, record.position, forced)
-            if not evaluation.replayed:
-                self._computed_last = record.position
-                # Conditionings that this evaluation did not have could only be forecast across a gap: let them go.
-                self._streams = {
-                    key: stream
-                    for key, stream in self._streams.items()
-                    if stream.positions and stream.positions[-1] == record.position
-                }
+            self._state = self._schedule.step(self._state, evaluation.step, forced)
+        if not evaluation.forecast and not evaluation.replayed and evaluation.stage == self._sampler.stages - 1:
+            self._computed_last = evaluation.step
+            # Conditionings that this step did not have could only be forecast across a gap: let them go.
+            self._streams = {
+                key: stream
+                for key, stream in self._streams.items()
+                if stream.positions and stream.positions[-1] == evaluation.step
+            }
         self._finished.append(evaluation)
         self.trace.evaluations.append(record)
         self._evaluation = None
@@ -283,15 +307,17 @@ class Run:
             return executor(x, t, c_concat, c_crossattn, None, {**options, **bypass.architecture.options}, **kwargs)
 
         rows_by_call = bypass.architecture.rows_by_call
-        keys = stream_keys(executor.class_obj, x, options, evaluation.occurrences, rows_by_call)
+        keys = [
+            (evaluation.stage, key)
+            for key in stream_keys(executor.class_obj, x, options, evaluation.occurrences, rows_by_call)
+        ]
         if evaluation.forecast:
             streams = self._ready(keys)
             if streams:
                 try:
                     # The model's output may live on as the sampler's own; only what enters a head can be reused.
                     room = None if bypass.architecture is MODEL_OUTPUT else self._room
-                    position = evaluation.record.position
-                    features = forecast_rows(streams, self._forecaster, position, self.trace.total, room)
+                    features = forecast_rows(streams, self._forecaster, evaluation.step, self._steps, room)
                     evaluation.replayed = True
                     return bypass.replay(headless, features)
                 except Exception as error:
@@ -326,7 +352,7 @@ class Run:
     ) -> torch.Tensor:
         """A computed call whose features go to their streams. A stream's first call is also the self-test."""
         bypass = self._bypass(base_model)
-        position = evaluation.record.position
+        position = evaluation.step
         streams = [self._streams.setdefault(key, Stream(self._capacity)) for key in keys]
         untested = not all(stream.labels for stream in streams)
 
@@ -334,7 +360,7 @@ class Run:
             if feature.ndim == 0 or feature.shape[0] % len(streams):
                 raise TapError(f"the rows of {label} {tuple(feature.shape)} do not divide by conditioning")
             for stream, rows in zip(streams, feature.chunk(len(streams)), strict=True):
-                error = stream.error(label, rows, self._forecaster, position, self.trace.total)
+                error = stream.error(label, rows, self._forecaster, position, self._steps)
                 # NaN from either tells that the feature is not finite.
                 check = Readback(torch.linalg.vector_norm(rows.detach()) * 0.0 if error is None else error)
                 self._checks.append((stream, position, check))
@@ -360,7 +386,7 @@ class Run:
     ) -> str | None:
         """The features just captured, put through the bypass, must give the same output. What is wrong, or None."""
         try:
-            latest = forecast_rows(streams, LATEST, evaluation.record.position, self.trace.total)
+            latest = forecast_rows(streams, LATEST, evaluation.step, self._steps)
             again = bypass.replay(headless, latest)
             # Both are denoised latents; their distance to the input is the network's own share of them.
             share = torch.linalg.vector_norm((output - x).float())
@@ -410,3 +436,10 @@ def _sampler_name(sampler: Any) -> str:
     function = getattr(sampler, "sampler_function", None)
     name = getattr(function, "__name__", type(sampler).__name__)
     return name.removeprefix("sample_").removesuffix("_function")
+
+
+def _sampler(name: str, sampler: Any) -> Sampler:
+    """How a sampler object calls the model."""
+    if getattr(sampler, "extra_options", {}).get("s_churn", 0) > 0:
+        return Sampler(obstacle=STOCHASTIC)
+    return SAMPLERS.get(name, Sampler(obstacle="is not known, nor how it calls the model"))

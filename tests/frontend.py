@@ -1,4 +1,4 @@
-"""The real page of ComfyUI in Chromium, for the tests of what a user sees there."""
+"""The real page of ComfyUI in Chromium, and the pack's workflows, for the tests of what a user sees there."""
 
 import json
 import shutil
@@ -11,18 +11,47 @@ import pytest
 from playwright.sync_api import Browser, ConsoleMessage, sync_playwright
 from playwright.sync_api import Page as BrowserPage
 
-from demo.comfy_server import ComfyServer
+from demo.comfy_server import ROOT, ComfyServer
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-FLAGS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 READY = """() => !!(window.app?.vueAppReady && window.app?.rootGraphInternal
     && window.LiteGraph?.registered_node_types?.KSampler)"""
 EVENTS = ["execution_success", "execution_error", "progress_text", "promptQueued"]
-# What the page itself says on a server without user files, and about its own parts.
-HARMLESS = ("404 (Not Found)", "ComfyApp graph accessed before initialization", "400 (Bad Request)")
+# What the page says about itself: user files that do not exist yet, calls to the internet that the server forbids, and
+# the refusal of a prompt, which it also shows.
+HARMLESS = (
+    "404 (Not Found)",
+    "ComfyApp graph accessed before initialization",
+    "Content Security Policy",
+    "400 (Bad Request)",
+    "Prompt execution failed",
+    "Request failed with status code 404",
+)
+NAMES = sorted(file.stem for file in (ROOT / "workflows").glob("*.json"))
+
+
+def read(name: str) -> dict[str, Any]:
+    """A workflow of the pack, as the page saved it."""
+    return json.loads((ROOT / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def schemas(server: ComfyServer) -> dict[str, Any]:
+    """The server's nodes, dynamic combos as plain ones: our workflows choose only options that add no inputs."""
+    info = server.object_info()
+    for schema in info.values():
+        for entry in schema["input"].get("required", {}).values():
+            if entry[0] == "COMFY_DYNAMICCOMBO_V3":
+                entry[:] = ["COMBO", {"options": [option["key"] for option in entry[1]["options"]]}]
+    return info
 
 
 class Page:
@@ -39,7 +68,7 @@ class Page:
         address = f"{server.url}/api/settings/Comfy.VueNodes.Enabled"
         request = urllib.request.Request(address, json.dumps(vue).encode(), {"Content-Type": "application/json"})
         urllib.request.urlopen(request, timeout=30).close()
-        self.page: BrowserPage = browser.new_page(viewport={"width": 1600, "height": 900})
+        self.page: BrowserPage = browser.new_page(viewport={"width": 1280, "height": 800})
         self.page.on("console", self._console)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.goto(server.url)
@@ -55,9 +84,8 @@ class Page:
             self.errors.append(message.text)
 
     def load(self, workflow: dict[str, Any]) -> None:
-        """Open a workflow, as dropping its file does, and show all of it."""
+        """Open a workflow, as dropping its file does."""
         self.page.evaluate("workflow => app.loadGraphData(workflow)", workflow)
-        self.command("Comfy.Canvas.FitView")
 
     def command(self, name: str) -> None:
         """Run one of the page's commands."""

@@ -6,6 +6,7 @@ import urllib.request
 from itertools import combinations
 
 import pytest
+from frontend import NAMES, read, schemas
 from PIL import Image
 from spectrum_accelerate.nodes.settings import DEFAULTS, SETTINGS, Settings
 
@@ -16,15 +17,10 @@ from demo.workflow import find_node, to_prompt
 
 pytestmark = pytest.mark.server
 
-NAMES = sorted(file.stem for file in (ROOT / "workflows").glob("*.json"))
 LANGUAGES = sorted(folder.name for folder in (ROOT / "locales").iterdir())
 NODES = ("SpectrumAccelerate", "SpectrumReport")
 COVER_LIMIT = 60_000  # bytes
 NEWER_IS_HIGHER = 32  # what the newer renderer adds to a node's height at most
-
-
-def read(name):
-    return json.loads((ROOT / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def get(server, path):
@@ -34,16 +30,7 @@ def get(server, path):
 
 @pytest.fixture(scope="module")
 def info(server):
-    return plain(server.object_info())
-
-
-def plain(info):
-    """The schemas with dynamic combos as plain ones: our workflows choose only options that add no inputs."""
-    for schema in info.values():
-        for entry in schema["input"].get("required", {}).values():
-            if entry[0] == "COMFY_DYNAMICCOMBO_V3":
-                entry[:] = ["COMBO", {"options": [option["key"] for option in entry[1]["options"]]}]
-    return info
+    return schemas(server)
 
 
 def spectrum_nodes(prompt):
@@ -55,7 +42,7 @@ def widget_values(inputs):
 
 
 def test_all_are_there():
-    assert NAMES == sorted(DRAWERS)
+    assert sorted(DRAWERS) == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
