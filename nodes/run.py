@@ -26,7 +26,7 @@ from .architectures import MODEL_OUTPUT, find
 from .bypass import Bypass, Features, TapError
 from .progress import show
 from .samplers import SAMPLERS, STOCHASTIC, Sampler
-from .settings import TARGETS
+from .settings import BLOCK_OUTPUT, RAW_OUTPUT
 from .streams import Key, Stream, forecast_rows, stream_keys
 
 if TYPE_CHECKING:
@@ -143,8 +143,7 @@ class Run:
         if reason is not None:
             self._stand_down(reason)
             return
-        plan = self._schedule.plan(self._steps)
-        self._capacity = max(2, min(self._settings.window, len(plan)))
+        self._capacity = min(self._settings.window, self._planned())
         for kind, wrapper in (
             (WrappersMP.PREDICT_NOISE, self._predict_noise),
             (WrappersMP.APPLY_MODEL, self._apply_model),
@@ -156,7 +155,7 @@ class Run:
         self._forget()
         self._bypasses.clear()
         self._evaluation = None
-        for evaluation in self._finished:
+        for evaluation in self._finished if self.trace.outcome != "error" else ():  # a broken device cannot be read
             record = evaluation.record
             record.seconds = evaluation.stopwatch.wait()
             record.sigma = evaluation.sigma.wait()
@@ -188,7 +187,21 @@ class Run:
                 f"too few steps: {self._steps}, of which warmup = {settings.warmup} and tail = {settings.tail} are "
                 f"computed; use more steps or lower them"
             )
+        if self._planned() >= self._steps:
+            return (
+                f"no step to forecast lies between start_percent = {settings.start_percent:g} and "
+                f"end_percent = {settings.end_percent:g}"
+            )
         return None
+
+    def _planned(self) -> int:
+        """How many steps will be computed if nothing unforeseen happens."""
+        state, count = State(), 0
+        for step, sigma in enumerate(self._sigmas[:-1]):
+            outside = self._outside(sigma)
+            if outside or self._schedule.reason(state, step, self._steps):
+                state, count = self._schedule.step(state, step, forced=outside is not None), count + 1
+        return count
 
     def _stand_down(self, reason: str) -> None:
         """Compute everything from here on, and free the features."""
@@ -237,14 +250,16 @@ class Run:
             return None if first.kind == "forecast" else first.reason
         if step >= self._steps:
             return "beyond the sampler's steps"
-        if sigma > self._start_sigma:
-            return "before start_percent"
-        if sigma < self._end_sigma:
-            return "after end_percent"
-        reason = self._schedule.reason(self._state, step, self._steps)
+        reason = self._outside(sigma) or self._schedule.reason(self._state, step, self._steps)
         if reason is None and self._drop_unusable():
             reason = "a computed feature was not finite"
         return reason
+
+    def _outside(self, sigma: float) -> str | None:
+        """Why a noise level is outside of what may be forecast, or None."""
+        if sigma > self._start_sigma:
+            return "before start_percent"
+        return "after end_percent" if sigma < self._end_sigma else None
 
     def _drop_unusable(self) -> bool:
         """Forget features that turned out to hold NaN or inf; whether there was one."""
@@ -406,11 +421,11 @@ class Run:
         bypass = self._bypasses.get(id(base_model))
         if bypass is None:
             architecture = MODEL_OUTPUT
-            if self._settings.target == TARGETS[0]:
+            if self._settings.target == BLOCK_OUTPUT:
                 row = find(type(_raw(base_model)))
                 if row is None:
                     self.trace.note(f"{type(_raw(base_model)).__name__} has no row yet, its model output is forecast")
-                    self.trace.target = TARGETS[1]
+                    self.trace.target = RAW_OUTPUT
                 architecture = row or MODEL_OUTPUT
             bypass = self._bypasses[id(base_model)] = Bypass(base_model, architecture)
         return bypass
@@ -421,7 +436,7 @@ class Run:
             self._stand_down(problem)
             return
         self.trace.note(f"self-test: {problem}; the model output is forecast instead")
-        self.trace.target = TARGETS[1]
+        self.trace.target = RAW_OUTPUT
         self.trace.self_test = None
         self._forget()
         self._bypasses[id(base_model)] = Bypass(base_model, MODEL_OUTPUT)

@@ -8,7 +8,7 @@ from typing import Any
 from ..spectrum_core.forecast import INTERCEPTS, Forecaster, Intercept
 from ..spectrum_core.schedule import FixedInterval, GrowingInterval, Schedule
 
-TARGETS = ("block output", "model output")
+TARGETS = BLOCK_OUTPUT, RAW_OUTPUT = "block output", "model output"
 NODE = "Spectrum Accelerate"
 
 

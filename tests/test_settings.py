@@ -145,6 +145,20 @@ def test_start_and_end_percent_bound_the_forecasts(model):
     assert outcome(model)[1].forecast > trace.forecast
 
 
+def test_percents_that_leave_nothing_say_so(model):
+    result, trace = outcome(model, steps=12, start_percent=0.98)
+    assert torch.equal(result, flat(FLUX.sample(model, steps=12)))
+    assert trace.not_accelerated == "no step to forecast lies between start_percent = 0.98 and end_percent = 1"
+
+
+def test_the_history_has_room_for_what_will_be_computed_and_no_more(model, monkeypatch):
+    most = []
+    push = History.push
+    monkeypatch.setattr(History, "push", lambda self, p, f: (push(self, p, f), most.append(self.nbytes / f.nbytes)))
+    trace = outcome(model, window=64, warmup=3, start_percent=0.2)[1]
+    assert max(most) == trace.computed < 30
+
+
 BAD = [
     ("degree", 0), ("degree", 9), ("degree", 2.5), ("degree", "two"), ("degree", True), ("window", 1), ("window", 65),
     ("skip_interval", 0.5), ("skip_interval", 17), ("skip_interval", math.nan), ("growth", -1), ("growth", 9),
