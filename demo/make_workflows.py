@@ -232,7 +232,7 @@ def demo(drawing: Drawing) -> None:
 
     drawing.column(300, "Inputs")
     (model,) = drawing.node("ModelSamplingAuraFlow", model=model, shift=3.0)
-    (positive,) = drawing.node("SpectrumDemoEmoji", title="Prompt", emoji="rocket", background="navy")
+    (positive,) = drawing.node("SpectrumDemoEmoji", title="Prompt", emoji="ghost", background="sky blue")
     (negative,) = drawing.node("SpectrumDemoEmoji", title="Negative prompt", emoji="nothing", background="nothing")
     (latent,) = drawing.node("EmptySD3LatentImage", width=96, height=96, batch_size=4)
 

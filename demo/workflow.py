@@ -136,6 +136,12 @@ class _Converter:
         self.prompt[node_id] = {"class_type": node["type"], "inputs": inputs}
 
     @staticmethod
+    def _further_inputs(options: Mapping[str, Any], chosen: Any) -> bool:
+        """Whether what is chosen in a dynamic combo has inputs of its own."""
+        choices = {choice["key"]: choice.get("inputs", {}) for choice in options["options"]}
+        return any(choices.get(chosen, {"unknown": True}).values())
+
+    @staticmethod
     def _input_names(schema: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
         for group in ("required", "optional"):
             for name in schema["input"].get(group, {}):
@@ -153,6 +159,8 @@ class _Converter:
         for name, required in self._input_names(schema):
             entry = schema["input"]["required" if required else "optional"][name]
             kind, options = entry[0], (entry[1] if len(entry) > 1 else {})
+            if kind == "COMFY_DYNAMICCOMBO_V3" and rest and not self._further_inputs(options, rest[0]):
+                kind = "COMBO"
             if isinstance(kind, str) and kind.startswith(("COMFY_DYNAMIC", "COMFY_AUTOGROW")):
                 where = f"node {node_id} ({node['type']}), input {name}"
                 raise WorkflowError(f"{where}: inputs that change with a choice ({kind}) need the page")

@@ -87,7 +87,10 @@ class Bypass:
         with ExitStack() as stack:
             if raw is not network:
                 stack.enter_context(_attribute(base_model, "diffusion_model", raw))
-            for path in (*self.architecture.blocks, *self.architecture.feeders):
+            blocks = [stack.enter_context(_left_out(raw, path)) for path in self.architecture.blocks]
+            if blocks and not any(blocks):
+                raise TapError(f"the model has no {', '.join(self.architecture.blocks)}")
+            for path in self.architecture.feeders:
                 stack.enter_context(_left_out(raw, path))
             stack.enter_context(self._taps(replaced, raw))
             return call()
@@ -98,9 +101,12 @@ class Bypass:
             for tap in self.architecture.taps:
                 # A compiled model keeps its inner modules under _orig_mod; its result is tapped on the outside.
                 inside = tap.argument is not None
-                # A variant may lack a tap; if none is passed at all, `capture` says so.
+                # A variant or another version may lack a tap; if none is passed at all, `capture` says so.
                 for module in _find(getattr(network, "_orig_mod", network) if inside else network, tap.module):
-                    method = partial(wrapper, tap, getattr(module, tap.method))
+                    original = getattr(module, tap.method, None)
+                    if original is None:
+                        continue
+                    method = partial(wrapper, tap, original)
                     if inside and "torch._dynamo" in sys.modules:  # else nothing is compiled; the import costs seconds
                         method = torch.compiler.disable(method)
                     stack.enter_context(_method(module, tap.method, method))
@@ -122,9 +128,13 @@ def _find(root: nn.Module, path: str) -> list[nn.Module]:
 
 
 @contextmanager
-def _left_out(root: nn.Module, path: str) -> Iterator[None]:
-    """Containers of blocks without their blocks, for the time being: a list becomes empty, a single module None."""
+def _left_out(root: nn.Module, path: str) -> Iterator[int]:
+    """Containers of blocks without their blocks, for the time being: a list becomes empty, a single module None.
+
+    Yields how many there are.
+    """
     parent, _, name = path.rpartition(".")
+    count = 0
     with ExitStack() as stack:
         for owner in _find(root, parent):
             for child in [*owner._modules] if name == "*" else [name]:
@@ -132,7 +142,8 @@ def _left_out(root: nn.Module, path: str) -> Iterator[None]:
                 if blocks is not None:
                     empty = nn.ModuleList() if isinstance(blocks, nn.ModuleList) else None
                     stack.enter_context(_attribute(owner, child, empty))
-        yield
+                    count += 1
+        yield count
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from ..spectrum_core.schedule import State
 from ..spectrum_core.trace import Evaluation, Trace
 from .architectures import MODEL_OUTPUT, find
 from .bypass import Bypass, Features, TapError
+from .control import Deferred, Later, active_controls
 from .progress import show
 from .samplers import SAMPLERS, STOCHASTIC, Sampler
 from .settings import BLOCK_OUTPUT, RAW_OUTPUT
@@ -70,6 +71,10 @@ def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
         run.close()
 
 
+class _ComputeInstead(Exception):
+    """Some of an evaluation was forecast when another call of it turned out to need computing."""
+
+
 @dataclass
 class _Evaluation:
     """The evaluation in progress."""
@@ -80,7 +85,8 @@ class _Evaluation:
     step: int  # of the sampler; the position that forecasts go by
     stage: int  # within the step
     occurrences: Counter[Key] = field(default_factory=Counter)
-    replayed: bool = False  # some call of it was forecast, even if another one then had to be computed
+    replayed: bool = False  # some call of it was forecast
+    controls: dict[Key, Key] = field(default_factory=dict)  # conditioning -> the controls that act on it
     errors: list[Readback] = field(default_factory=list)
 
     @property
@@ -146,6 +152,7 @@ class Run:
         self._capacity = min(self._settings.window, self._planned())
         for kind, wrapper in (
             (WrappersMP.PREDICT_NOISE, self._predict_noise),
+            (WrappersMP.CALC_COND_BATCH, self._calc_cond_batch),
             (WrappersMP.APPLY_MODEL, self._apply_model),
         ):
             add_wrapper_with_key(kind, KEY, wrapper, options, is_model_options=True)
@@ -219,9 +226,33 @@ class Run:
     ) -> torch.Tensor:
         """PREDICT_NOISE wrapper: one evaluation of the sampler, all conditionings together."""
         evaluation = self._begin(timestep)
-        output = executor(x, timestep, *args, **kwargs)
+        try:
+            output = executor(x, timestep, *args, **kwargs)
+        except _ComputeInstead:  # forecast and computed conditionings do not mix: their errors would not cancel
+            evaluation.occurrences.clear()
+            output = executor(x, timestep, *args, **kwargs)
         self._end(evaluation)
         return output
+
+    def _calc_cond_batch(
+        self, executor: Any, model: Any, conds: list, x: torch.Tensor, timestep: torch.Tensor, options: dict
+    ) -> Any:
+        """CALC_COND_BATCH wrapper: control networks run only where their residuals are used."""
+        evaluation = self._evaluation
+        if evaluation is not None and self._accelerating:
+            sigma = evaluation.record.sigma  # `timestep` is on the device
+            found = [cond for group in conds if group for cond in group if cond.get("control") is not None]
+            for cond in found:
+                evaluation.controls[cond.get("uuid")] = active_controls(cond["control"], sigma)
+            if evaluation.forecast and found and "model_function_wrapper" not in options:
+                later = {id(cond["control"]): Deferred(cond["control"]) for cond in found}
+
+                def deferred(cond: dict) -> dict:
+                    control = later.get(id(cond.get("control")))
+                    return cond if control is None else {**cond, "control": control}
+
+                conds = [group and [deferred(cond) for cond in group] for group in conds]
+        return executor(model, conds, x, timestep, options)
 
     def _begin(self, timestep: torch.Tensor) -> _Evaluation:
         if self._accelerating and self._off_grid():
@@ -280,7 +311,7 @@ class Run:
         if not evaluation.forecast and evaluation.stage == 0:
             forced = record.reason not in ("warm-up", "schedule", "tail")
             self._state = self._schedule.step(self._state, evaluation.step, forced)
-        if not evaluation.forecast and not evaluation.replayed and evaluation.stage == self._sampler.stages - 1:
+        if not evaluation.forecast and evaluation.stage == self._sampler.stages - 1:
             self._computed_last = evaluation.step
             # Conditionings that this step did not have could only be forecast across a gap: let them go.
             self._streams = {
@@ -310,7 +341,8 @@ class Run:
         options = transformer_options or {}
 
         def full() -> torch.Tensor:
-            return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+            residuals = control() if isinstance(control, Later) else control
+            return executor(x, t, c_concat, c_crossattn, residuals, options, **kwargs)
 
         evaluation = self._evaluation
         if evaluation is None or not self._accelerating or torch.is_grad_enabled():
@@ -322,10 +354,8 @@ class Run:
             return executor(x, t, c_concat, c_crossattn, None, {**options, **bypass.architecture.options}, **kwargs)
 
         rows_by_call = bypass.architecture.rows_by_call
-        keys = [
-            (evaluation.stage, key)
-            for key in stream_keys(executor.class_obj, x, options, evaluation.occurrences, rows_by_call)
-        ]
+        found = stream_keys(executor.class_obj, x, options, evaluation.occurrences, rows_by_call, evaluation.controls)
+        keys = [(evaluation.stage, key) for key in found]
         if evaluation.forecast:
             streams = self._ready(keys)
             if streams:
@@ -342,6 +372,9 @@ class Run:
             record = evaluation.record
             record.kind = "computed"
             record.reason = "a conditioning without enough history" if self._accelerating else "not accelerated"
+            if evaluation.replayed:
+                evaluation.replayed = False
+                raise _ComputeInstead
         if not self._accelerating:
             return full()
         return self._captured(evaluation, executor.class_obj, keys, x, full, headless)

@@ -5,7 +5,8 @@ history belongs to one conditioning's rows, whatever batch they come in.
 """
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -18,7 +19,12 @@ Key = Hashable
 
 
 def stream_keys(
-    base_model: object, x: torch.Tensor, options: dict[str, Any], occurrences: Counter[Key], rows_by_call: bool = False
+    base_model: object,
+    x: torch.Tensor,
+    options: dict[str, Any],
+    occurrences: Counter[Key],
+    rows_by_call: bool = False,
+    controls: Mapping[Key, Key] = MappingProxyType({}),
 ) -> list[Key]:
     """One key per conditioning of a call, in the order of the rows.
 
@@ -29,6 +35,7 @@ def stream_keys(
         occurrences: what this evaluation has called so far; counted on here. Nodes that run the same conditioning
             again in one evaluation (perturbed attention, say) get further streams.
         rows_by_call: see `Architecture`; another way of joining conditionings is then another stream.
+        controls: conditioning -> `active_controls`; where one begins or ends, the feature jumps.
     """
     uuids = options.get("uuids") or [None]
     conds = options.get("cond_or_uncond") or [0] * len(uuids)
@@ -40,7 +47,8 @@ def stream_keys(
     hooked = _hook_strengths(base_model)
     keys: list[Key] = []
     for uuid, cond in zip(uuids, conds, strict=True):
-        key = (id(base_model), uuid, cond, _window_key(window), rows, patched, hooked, *(conds if rows_by_call else ()))
+        key = (id(base_model), uuid, cond, _window_key(window), rows, patched, hooked, controls.get(uuid))
+        key += tuple(conds) if rows_by_call else ()
         keys.append((*key, occurrences[key]))
         occurrences[key] += 1
     return keys

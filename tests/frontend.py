@@ -44,16 +44,6 @@ def read(name: str) -> dict[str, Any]:
     return json.loads((ROOT / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def schemas(server: ComfyServer) -> dict[str, Any]:
-    """The server's nodes, dynamic combos as plain ones: our workflows choose only options that add no inputs."""
-    info = server.object_info()
-    for schema in info.values():
-        for entry in schema["input"].get("required", {}).values():
-            if entry[0] == "COMFY_DYNAMICCOMBO_V3":
-                entry[:] = ["COMBO", {"options": [option["key"] for option in entry[1]["options"]]}]
-    return info
-
-
 class Page:
     """One page, with one of the two renderers of nodes.
 

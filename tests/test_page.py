@@ -1,7 +1,7 @@
 """What a user sees: the pack in ComfyUI's real page, in Chromium, with both renderers of nodes."""
 
 import pytest
-from frontend import NAMES, Page, chromium, read, schemas
+from frontend import NAMES, Page, chromium, read
 from spectrum_accelerate.nodes.settings import DEFAULTS, SETTINGS
 
 from demo.comfy_server import ROOT
@@ -73,7 +73,7 @@ def test_advanced_widgets_open_on_demand(page):
 
 
 def test_the_prompt_of_every_workflow_is_the_one_that_we_convert(page, server):
-    info = schemas(server)
+    info = server.object_info()
     for name in NAMES:
         page.load(read(name))
         unknown = page.page.evaluate(

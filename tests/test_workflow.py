@@ -130,3 +130,19 @@ def test_the_only_node_of_a_class_is_found(workflow):
     assert find_node(prompt, "Sampler") == "3"
     with pytest.raises(WorkflowError, match="0 nodes of class Nothing"):
         find_node(prompt, "Nothing")
+
+
+def test_a_choice_with_inputs_of_its_own_needs_the_page_and_one_without_does_not():
+    choices = [{"key": "auto", "inputs": {}}, {"key": "own", "inputs": {"required": {"crf": ["FLOAT", {}]}}}]
+    schema = {
+        "Save": {"output_node": True, "input": {"required": {"codec": ["COMFY_DYNAMICCOMBO_V3", {"options": choices}]}}}
+    }
+
+    def prompt(value):
+        node = {"id": 1, "type": "Save", "mode": 0, "inputs": [], "outputs": [], "widgets_values": [value]}
+        return to_prompt({"nodes": [node], "links": []}, schema)
+
+    assert prompt("auto")["1"]["inputs"] == {"codec": "auto"}
+    for value in ("own", "of another version"):
+        with pytest.raises(WorkflowError, match="codec"):
+            prompt(value)

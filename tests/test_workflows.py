@@ -6,7 +6,7 @@ import urllib.request
 from itertools import combinations
 
 import pytest
-from frontend import NAMES, read, schemas
+from frontend import NAMES, read
 from PIL import Image
 from spectrum_accelerate.nodes.settings import DEFAULTS, SETTINGS, Settings
 
@@ -30,7 +30,7 @@ def get(server, path):
 
 @pytest.fixture(scope="module")
 def info(server):
-    return schemas(server)
+    return server.object_info()
 
 
 def spectrum_nodes(prompt):
@@ -63,6 +63,8 @@ def test_values_are_inside_the_schema(info, name):
             if isinstance(value, list) or str(value).endswith(".safetensors"):
                 continue  # a link, or a model file that need not be on this machine
             choices = kind if isinstance(kind, list) else options.get("options")
+            if kind == "COMFY_DYNAMICCOMBO_V3":
+                choices = [choice["key"] for choice in choices]
             if choices:
                 assert value in choices, where
             elif kind in ("INT", "FLOAT"):
