@@ -188,16 +188,16 @@ def demonstrate(arguments: argparse.Namespace) -> Comparison:
         log.info("  done in %.1f s", time.perf_counter() - start)
         accelerated_prompt = to_prompt(workflow, server.object_info())
         sampler = accelerated_prompt[find_node(accelerated_prompt, "KSampler")]["inputs"]
-        sampler["seed"] = arguments.seed
         positive = accelerated_prompt[sampler["positive"][0]]["inputs"]
-        positive.update(emoji=arguments.emoji, background=arguments.background)
+        sampler.update({} if arguments.seed is None else {"seed": arguments.seed})
+        positive.update({k: v for k in ("emoji", "background") if (v := getattr(arguments, k))})
         plain_prompt = without_node(without_outputs(accelerated_prompt, "SpectrumReport"), "SpectrumAccelerate")
 
         log.info("- warming up, so that loading the model does not count ...")
         warm_up = copy.deepcopy(accelerated_prompt)
         warm_up[find_node(warm_up, "KSampler")]["inputs"]["steps"] = WARM_UP_STEPS
         run(server, warm_up)
-        log.info("- %s on %s, %d steps, plain ...", arguments.emoji, arguments.background, sampler["steps"])
+        log.info("- %s on %s, %d steps, plain ...", positive["emoji"], positive["background"], sampler["steps"])
         plain = run(server, plain_prompt)
         log.info("  %.2f s", plain.seconds)
         log.info("- the same with Spectrum Accelerate ...")
@@ -220,9 +220,9 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an ordinary exception, so that the server ends too
     labels = json.loads((ROOT / "demo" / "model" / "labels.json").read_text(encoding="utf-8"))
     parser = argparse.ArgumentParser(prog="dev.py demo", description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--emoji", default="rocket", choices=labels["emoji"], metavar="NAME", help="default: rocket")
-    parser.add_argument("--background", default="navy", choices=labels["bg"], metavar="NAME", help="default: navy")
-    parser.add_argument("--seed", type=int, default=7, help="default: 7")
+    parser.add_argument("--emoji", choices=labels["emoji"], metavar="NAME", help="default: the workflow's")
+    parser.add_argument("--background", choices=labels["bg"], metavar="NAME", help="default: the workflow's")
+    parser.add_argument("--seed", type=int, help="default: the workflow's")
     arguments = parser.parse_args()
     start = time.perf_counter()
     try:
