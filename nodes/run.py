@@ -409,8 +409,9 @@ class Run:
                 raise TapError(f"the rows of {label} {tuple(feature.shape)} do not divide by conditioning")
             for stream, rows in zip(streams, feature.chunk(len(streams)), strict=True):
                 error = stream.error(label, rows, self._forecaster, position, self._steps)
-                # NaN from either tells that the feature is not finite.
-                check = Readback(torch.linalg.vector_norm(rows.detach()) * 0.0 if error is None else error)
+                # NaN from either tells that the feature is not finite (half precision could not hold the norm).
+                wide = torch.promote_types(rows.dtype, torch.float32)
+                check = Readback(torch.linalg.vector_norm(rows.detach(), dtype=wide) * 0.0 if error is None else error)
                 self._checks.append((stream, position, check))
                 if error is not None:
                     evaluation.errors.append(check)

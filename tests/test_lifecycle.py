@@ -229,3 +229,23 @@ def test_features_that_are_not_finite_are_never_used(model, monkeypatch):
     (trace,) = runs(fast)
     assert kinds(trace) == "cccfcfcccffc"
     assert trace.evaluations[7].reason == "a computed feature was not finite"
+
+
+def test_large_features_in_half_precision_are_finite(model):
+    """Their norm is beyond what half precision can hold; they themselves are not."""
+    half = model.clone()
+    half.set_model_compute_dtype(torch.float16)
+    largest = []
+
+    def enlarge(module, args, output):
+        largest.append(float(torch.linalg.vector_norm((output * 2000).float())))
+        return output * 2000  # the head normalises
+
+    handle = model.model.diffusion_model.single_blocks[-1].register_forward_hook(enlarge)
+    fast = accelerated(half, warmup=1, tail=0, skip_interval=4.0)
+    try:
+        FLUX.sample(fast, steps=4)
+    finally:
+        handle.remove()
+    assert min(largest) > torch.finfo(torch.float16).max
+    assert kinds(runs(fast)[0]) == "cfff"
