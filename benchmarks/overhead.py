@@ -20,10 +20,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from _embedded import Case, Setting  # boots ComfyUI
+
+# isort: split
 import comfy.ldm.flux.math
 import comfy.ops
 import torch
-from _embedded import Case, Setting
 from comfy.ldm.flux.model import Flux
 from comfy.ldm.modules.attention import attention_pytorch
 from spectrum_accelerate.nodes.architectures import ARCHITECTURES

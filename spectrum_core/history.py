@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-CHUNK_HOST = 1 << 18
+CHUNK_HOST = 1 << 19
 CHUNK_DEVICE = 1 << 22
 """Elements summed at a time: the float32 accumulator stays in cache, so that each history entry is read once."""
 
