@@ -1,33 +1,12 @@
 """Spectrum on a MODEL: an immutable configuration and one wrapper in a clone's transformer_options, nothing else."""
 
 import logging
-from collections import deque
-from dataclasses import dataclass, field
 
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 
-from ..spectrum_core.trace import Trace
-from .run import KEY, outer_sample
+from .run import KEY, Attachment, outer_sample
 from .settings import NODE, Settings
-
-RUNS_KEPT = 16
-"""Traces (a few kB each) that a MODEL remembers for the report."""
-
-
-@dataclass(frozen=True)
-class Attachment:
-    """What a MODEL carries.
-
-    Attributes:
-        settings: the node's values.
-        node: id of the node, to which live messages are sent; empty outside a workflow.
-        runs: traces of the latest runs, oldest first. They hold no tensor.
-    """
-
-    settings: Settings
-    node: str = ""
-    runs: deque[Trace] = field(default_factory=lambda: deque(maxlen=RUNS_KEPT), compare=False)
 
 
 def attach(model: ModelPatcher, settings: Settings, node: str = "") -> ModelPatcher:

@@ -7,10 +7,10 @@ call (APPLY_MODEL). When the run ends, they are gone with the copy.
 
 import logging
 import math
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import comfy.model_patcher
 import torch
@@ -27,11 +27,8 @@ from .bypass import Bypass, Features, TapError
 from .control import Deferred, Later, active_controls
 from .progress import show
 from .samplers import SAMPLERS, STOCHASTIC, Sampler
-from .settings import BLOCK_OUTPUT, RAW_OUTPUT
+from .settings import BLOCK_OUTPUT, RAW_OUTPUT, Settings
 from .streams import Key, Stream, forecast_rows, stream_keys
-
-if TYPE_CHECKING:
-    from .attach import Attachment
 
 KEY = "spectrum"
 LATEST = Forecaster(degree=1, window=1, ridge=0.0)
@@ -48,17 +45,34 @@ FOREIGN = {"easycache": "EasyCache or LazyCache is on the same MODEL; remove one
 """transformer_options of other accelerators -> why Spectrum stands down."""
 
 
+RUNS_KEPT = 16
+"""Traces (a few kB each) that a MODEL remembers for the report."""
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """What a MODEL carries.
+
+    Attributes:
+        settings: the node's values.
+        node: id of the node, to which live messages are sent; empty outside a workflow.
+        runs: traces of the latest runs, oldest first. They hold no tensor.
+    """
+
+    settings: Settings
+    node: str = ""
+    runs: deque[Trace] = field(default_factory=lambda: deque(maxlen=RUNS_KEPT), compare=False)
+
+
 def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
     """OUTER_SAMPLE wrapper: the life of a run. `args` are (noise, latent_image, sampler, sigmas, ...)."""
     guider = executor.class_obj
     before = guider.model_options
-    options = comfy.model_patcher.create_model_options_clone(before)
-    guider.model_options = options
-    attachment: Attachment = options["transformer_options"][KEY]
     given = dict(zip(("noise", "latent_image", "sampler", "sigmas"), args, strict=False)) | kwargs
-    run = Run(attachment, guider, given["sampler"], given["sigmas"])
+    run = Run(before["transformer_options"][KEY], guider, given["sampler"], given["sigmas"])
+    guider.model_options = comfy.model_patcher.create_model_options_clone(before)
     try:
-        run.install(options)
+        run.install(guider.model_options)
         return executor(*args, **kwargs)
     except Exception:
         run.trace.outcome = "error"
@@ -104,7 +118,7 @@ class Run:
         sigmas: the run's noise levels, shape [steps + 1].
     """
 
-    def __init__(self, attachment: "Attachment", guider: Any, sampler: Any, sigmas: torch.Tensor) -> None:
+    def __init__(self, attachment: Attachment, guider: Any, sampler: Any, sigmas: torch.Tensor) -> None:
         self._attachment = attachment
         self._settings = attachment.settings
         self._forecaster = self._settings.forecaster()
