@@ -70,6 +70,7 @@ class Environment:
             "MKL_NUM_THREADS": "1",
             "XDG_CACHE_HOME": str(cache),
             "MPLCONFIGDIR": str(cache / "matplotlib"),
+            "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
             "PYTHONUNBUFFERED": "1",
         }
 
@@ -410,6 +411,9 @@ def command_test(arguments: argparse.Namespace) -> int:
     """Run pytest; nothing may be said after it, because its summary is the result."""
     environment = prepare()
     ensure_browser()
+    if "--all" in arguments.arguments:
+        for requirement in sorted(OLDER.glob("comfyui-*.txt")):
+            comfyui_source(full_environment(), requirement.stem.removeprefix("comfyui-"))
     return environment.run(["-m", "pytest", *arguments.arguments])
 
 
@@ -432,7 +436,7 @@ def command_bench(arguments: argparse.Namespace) -> int:
 
 COMMANDS = {
     "demo": (command_demo, "compare a plain and an accelerated run in the real ComfyUI; see output/demo"),
-    "test": (command_test, "run pytest, with its arguments"),
+    "test": (command_test, "run pytest, with its arguments; --all: also what takes minutes, older ComfyUI too"),
     "serve": (command_serve, "run the server with the pack until Ctrl-C [--port N] [--gpu]"),
     "setup": (command_setup, "only prepare the environment"),
     "lint": (command_lint, "ruff check, ruff format --check"),

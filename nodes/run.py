@@ -7,6 +7,7 @@ call (APPLY_MODEL). When the run ends, they are gone with the copy.
 
 import logging
 import math
+import threading
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -99,13 +100,27 @@ class _Evaluation:
     step: int  # of the sampler; the position that forecasts go by
     stage: int  # within the step
     occurrences: Counter[Key] = field(default_factory=Counter)
-    replayed: bool = False  # some call of it was forecast
+    replayed: bool = False  # some call of it was forecast, and stays so
     controls: dict[Key, Key] = field(default_factory=dict)  # conditioning -> the controls that act on it
     errors: list[Readback] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    thread: int = field(default_factory=threading.get_ident)
 
     @property
     def forecast(self) -> bool:
         return self.record.kind == "forecast"
+
+    def compute_instead(self, reason: str) -> None:
+        """Compute this evaluation, which was to be forecast; from its beginning, if some of it was forecast already.
+
+        Raises:
+            _ComputeInstead: in that case; not from a thread of ComfyUI's MultiGPU pool, whose queues would then hold
+                results of the abandoned evaluation. What was forecast there stays forecast.
+        """
+        self.record.kind, self.record.reason = "computed", reason
+        if self.replayed and threading.get_ident() == self.thread:
+            self.replayed = False
+            raise _ComputeInstead
 
 
 class Run:
@@ -153,7 +168,7 @@ class Run:
         self._bypasses: dict[int, Bypass] = {}
         self._streams: dict[Key, Stream] = {}
         self._checks: list[tuple[Stream, int, Readback]] = []
-        self._room: Features = {}
+        self._rooms: dict[int, Features] = {}
 
     # ------------------------------------------------------------------------------------------------ life
 
@@ -191,7 +206,7 @@ class Run:
         """Free all features."""
         self._streams.clear()
         self._checks.clear()
-        self._room.clear()
+        self._rooms.clear()
 
     def _obstacle(self, transformer_options: dict[str, Any]) -> str | None:
         """Why nothing of this run can be forecast, or None."""
@@ -325,7 +340,7 @@ class Run:
         if not evaluation.forecast and evaluation.stage == 0:
             forced = record.reason not in ("warm-up", "schedule", "tail")
             self._state = self._schedule.step(self._state, evaluation.step, forced)
-        if not evaluation.forecast and evaluation.stage == self._sampler.stages - 1:
+        if not evaluation.forecast and not evaluation.replayed and evaluation.stage == self._sampler.stages - 1:
             self._computed_last = evaluation.step
             # Conditionings that this step did not have could only be forecast across a gap: let them go.
             self._streams = {
@@ -370,28 +385,33 @@ class Run:
         rows_by_call = bypass.architecture.rows_by_call
         found = stream_keys(executor.class_obj, x, options, evaluation.occurrences, rows_by_call, evaluation.controls)
         keys = [(evaluation.stage, key) for key in found]
-        if evaluation.forecast:
-            streams = self._ready(keys)
-            if streams:
-                try:
-                    # The model's output may live on as the sampler's own; only what enters a head can be reused.
-                    room = None if bypass.architecture is MODEL_OUTPUT else self._room
-                    features = forecast_rows(streams, self._forecaster, evaluation.step, self._steps, room)
-                    evaluation.replayed = True
-                    return bypass.replay(headless, features)
-                except Exception as error:
-                    if isinstance(error, InterruptProcessingException):
-                        raise
-                    self._stand_down(f"a forecast failed ({type(error).__name__}: {error})")
-            record = evaluation.record
-            record.kind = "computed"
-            record.reason = "a conditioning without enough history" if self._accelerating else "not accelerated"
-            if evaluation.replayed:
-                evaluation.replayed = False
-                raise _ComputeInstead
+        streams = self._decided(evaluation, keys)
+        if streams:
+            try:
+                # The model's output may live on as the sampler's own; only what enters a head can be reused.
+                room = None if bypass.architecture is MODEL_OUTPUT else self._rooms.setdefault(id(bypass), {})
+                features = forecast_rows(streams, self._forecaster, evaluation.step, self._steps, room)
+                return bypass.replay(headless, features)
+            except Exception as error:
+                if isinstance(error, InterruptProcessingException):
+                    raise
+                self._stand_down(f"a forecast failed ({type(error).__name__}: {error})")
+                evaluation.compute_instead("not accelerated")
         if not self._accelerating:
             return full()
         return self._captured(evaluation, executor.class_obj, keys, x, full, headless)
+
+    def _decided(self, evaluation: _Evaluation, keys: list[Key]) -> list[Stream] | None:
+        """The streams to forecast a call from, or None where it is computed."""
+        with evaluation.lock:  # with several devices, an evaluation's calls run in threads of their own
+            if not evaluation.forecast:
+                return None
+            streams = self._ready(keys)
+            if streams:
+                evaluation.replayed = True
+                return streams
+            evaluation.compute_instead("a conditioning without enough history")
+            return None
 
     def _ready(self, keys: list[Key]) -> list[Stream] | None:
         """The streams of a call, if all of them can be forecast: enough points, none left behind by a gap."""

@@ -14,6 +14,18 @@ from demo.inprocess import boot  # noqa: E402
 boot()
 
 
+def pytest_addoption(parser):
+    parser.addoption("--all", action="store_true", help="also what takes minutes (marker `all`)")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Without --all, what is marked `all` is deselected: it is no part of that run, and so not skipped either."""
+    if not config.getoption("--all"):
+        chosen = [item for item in items if item.get_closest_marker("all") is None]
+        config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+        items[:] = chosen
+
+
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
     """A real ComfyUI server with the pack, the demo's nodes and the embedded model; one for the whole session."""
