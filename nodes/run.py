@@ -75,11 +75,10 @@ def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
     try:
         run.install(guider.model_options)
         return executor(*args, **kwargs)
-    except Exception:
-        run.trace.outcome = "error"
-        raise
-    except BaseException:  # ComfyUI's interrupt is one
-        run.trace.outcome = "interrupted"
+    except BaseException as error:
+        # ComfyUI's interrupt is an Exception in 0.18, no longer in 0.24.
+        interrupted = isinstance(error, InterruptProcessingException) or not isinstance(error, Exception)
+        run.trace.outcome = "interrupted" if interrupted else "error"
         raise
     finally:
         guider.model_options = before
@@ -100,7 +99,7 @@ class _Evaluation:
     step: int  # of the sampler; the position that forecasts go by
     stage: int  # within the step
     occurrences: Counter[Key] = field(default_factory=Counter)
-    replayed: bool = False  # some call of it was forecast, and stays so
+    replayed: bool = False  # some call of it was forecast
     controls: dict[Key, Key] = field(default_factory=dict)  # conditioning -> the controls that act on it
     errors: list[Readback] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -115,7 +114,7 @@ class _Evaluation:
 
         Raises:
             _ComputeInstead: in that case; not from a thread of ComfyUI's MultiGPU pool, whose queues would then hold
-                results of the abandoned evaluation. What was forecast there stays forecast.
+                results of the abandoned evaluation. There it is raised when all threads are back.
         """
         self.record.kind, self.record.reason = "computed", reason
         if self.replayed and threading.get_ident() == self.thread:
@@ -281,7 +280,10 @@ class Run:
                     return cond if control is None else {**cond, "control": control}
 
                 conds = [group and [deferred(cond) for cond in group] for group in conds]
-        return executor(model, conds, x, timestep, options)
+        output = executor(model, conds, x, timestep, options)
+        if evaluation is not None and not evaluation.forecast:  # a thread could not say so by itself
+            evaluation.compute_instead(evaluation.record.reason)
+        return output
 
     def _begin(self, timestep: torch.Tensor) -> _Evaluation:
         if self._accelerating and self._off_grid():
@@ -340,7 +342,7 @@ class Run:
         if not evaluation.forecast and evaluation.stage == 0:
             forced = record.reason not in ("warm-up", "schedule", "tail")
             self._state = self._schedule.step(self._state, evaluation.step, forced)
-        if not evaluation.forecast and not evaluation.replayed and evaluation.stage == self._sampler.stages - 1:
+        if not evaluation.forecast and evaluation.stage == self._sampler.stages - 1:
             self._computed_last = evaluation.step
             # Conditionings that this step did not have could only be forecast across a gap: let them go.
             self._streams = {
@@ -436,6 +438,8 @@ class Run:
         bypass = self._bypass(base_model)
         position = evaluation.step
         streams = [self._streams.setdefault(key, Stream(self._capacity)) for key in keys]
+        for stream in streams:
+            stream.discard(position)  # known already where another device's thread began the evaluation again
         untested = not all(stream.labels for stream in streams)
 
         def receive(label: str, feature: torch.Tensor) -> None:

@@ -167,7 +167,7 @@ def test_a_conditioning_that_changes_its_device(model, two_devices, split):
 
 @pytest.mark.parametrize("late", TWO_DEVICES, ids=["first device late", "second device late"])
 def test_a_conditioning_that_joins_later(model, two_devices, split, late):
-    """It has no history when the other device may be done forecasting: it is computed there, and all at the next."""
+    """It has no history when the other device may be done forecasting: the evaluation is computed as a whole."""
     positive = nodes.ConditioningSetTimestepRange().set_range(FLUX.conditioning(5), 0.3, 1.0)[0] + FLUX.conditioning(1)
     fast = accelerated(model, **SETTINGS)
     expected = sample(fast, positive)
@@ -182,9 +182,7 @@ def test_a_conditioning_that_joins_later(model, two_devices, split, late):
     result = sample(spread, positive)
     one, two = runs(fast)
     assert kinds(one) == kinds(two) and "a conditioning without enough history" in [e.reason for e in two.evaluations]
-    # On one device that evaluation begins again, computed as a whole; ComfyUI's pool of threads does not allow that.
-    plain = sample(model, positive)
-    assert distance(result, plain) < 1.5 * distance(expected, plain)
+    torch.testing.assert_close(result, expected, rtol=1e-3, atol=1e-3)  # one device joins two of the conditionings
 
 
 def sample(model, positive, steps=24):
