@@ -131,10 +131,10 @@ class Page:
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """The browser of this machine; without one the test is skipped."""
+    """The browser of this machine; without one the test fails and says what to install."""
     path = next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None:
-        pytest.skip(f"needs one of {', '.join(BROWSERS)} on the PATH")
+        pytest.fail(f"needs one of {', '.join(BROWSERS)} on the PATH; `dev.py test` installs it where it may")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
         try:
