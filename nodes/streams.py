@@ -87,11 +87,6 @@ class Stream:
         """The features."""
         return tuple(self._histories)
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes held."""
-        return sum(history.nbytes for history in self._histories.values())
-
     def history(self, label: str) -> History:
         """The history of one feature."""
         return self._histories[label]

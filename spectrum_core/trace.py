@@ -103,12 +103,8 @@ class Trace:
         done = "".join("█" if e.kind == "computed" else "▁" for e in self.evaluations)
         return done + "·" * (self.total - len(done))
 
-    def to_dict(self) -> dict:
-        """JSON-serialisable; numbers that are not finite become null."""
-        return json.loads(self.to_json())
-
     def to_json(self) -> str:
-        """Strict JSON."""
+        """Strict JSON; numbers that are not finite become null."""
         data = asdict(self) | {"computed": self.computed, "forecast": self.forecast, "error": self.error}
         return json.dumps(_finite(data), allow_nan=False)
 

@@ -89,7 +89,7 @@ def test_the_json_is_strict_and_says_null_where_a_number_is_not_finite():
 def test_the_json_holds_the_whole_trace():
     run = trace("WfC", total=7, errors=[None, None, 0.5], model="Flux", sampler="euler", notes=["ä"], node="3")
     run.settings = {"degree": 2, "blend": 0.5, "intercept": "free"}
-    data = run.to_dict()
+    data = json.loads(run.to_json())
     assert data == json.loads(run.to_json())
     derived = {name: data.pop(name) for name in ("computed", "forecast", "error")}
     assert derived == {"computed": 2, "forecast": 1, "error": 0.5}
