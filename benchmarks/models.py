@@ -38,8 +38,10 @@ The self-test is the relative difference between a call without blocks and a ful
 |---|---|---|---|---|---|
 """
 TAIL = """
-A class without a row (a new model, another pack's own network) is accelerated too: its raw output is forecast, which
-needs no row. Wan's autoregressive sampler, one-step models and models that are not sampled at all run as they are.
+A class without a row (a new model, another pack's own network) is accelerated too. Its first call is watched: the
+largest lists of blocks, if they hold more than half of the parameters, and the first module behind them are its row, if
+the self-test holds; else its raw output is forecast, which needs none. Wan's autoregressive sampler, one-step models
+and models that are not sampled at all run as they are.
 """
 
 

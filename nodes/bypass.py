@@ -6,7 +6,7 @@ this one model and is restored before the call returns, also on an error or an i
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -58,35 +58,31 @@ class Bypass:
 
         def tapped(tap: Tap, original: Callable, *args: Any, **kwargs: Any) -> Any:
             if tap.argument is not None:
-                take(_label(tap), args[tap.argument] if tap.argument < len(args) else None)
+                take(label_of(tap), args[tap.argument] if tap.argument < len(args) else None)
                 return original(*args, **kwargs)
             output = original(*args, **kwargs)
             for index, part in enumerate([output] if torch.is_tensor(output) else output):
-                take(_label(tap, index), part)
+                take(label_of(tap, index), part)
             return output
 
         with self._taps(tapped, self._base_model.diffusion_model):
             output = call()
         if not seen:
-            problems.append(f"the model never passes {', '.join(_label(tap) for tap in self.architecture.taps)}")
+            problems.append(f"the model never passes {', '.join(label_of(tap) for tap in self.architecture.taps)}")
         return output, problems[0] if problems else None
 
     def replay(self, call: Callable[[], torch.Tensor], features: Features) -> torch.Tensor:
         """Run the call without the blocks, the features (by the labels that `capture` gave) in their place."""
-        base_model = self._base_model
-        network = base_model.diffusion_model
-        raw = getattr(network, "_orig_mod", network)  # a changing module list would recompile: go eager
 
         def replaced(tap: Tap, original: Callable, *args: Any, **kwargs: Any) -> Any:
             if tap.argument is not None:
-                args = (*args[: tap.argument], features[_label(tap)], *args[tap.argument + 1 :])
+                args = (*args[: tap.argument], features[label_of(tap)], *args[tap.argument + 1 :])
                 return original(*args, **kwargs)
             parts = list(features.values())
             return parts[0] if len(parts) == 1 else parts
 
         with ExitStack() as stack:
-            if raw is not network:
-                stack.enter_context(_attribute(base_model, "diffusion_model", raw))
+            raw = stack.enter_context(eager(self._base_model))  # a changing module list would recompile
             blocks = [stack.enter_context(_left_out(raw, path)) for path in self.architecture.blocks]
             if blocks and not any(blocks):
                 raise TapError(f"the model has no {', '.join(self.architecture.blocks)}")
@@ -107,13 +103,12 @@ class Bypass:
                     if original is None:
                         continue
                     method = partial(wrapper, tap, original)
-                    if inside and "torch._dynamo" in sys.modules:  # else nothing is compiled; the import costs seconds
-                        method = torch.compiler.disable(method)
-                    stack.enter_context(_method(module, tap.method, method))
+                    stack.enter_context(overridden(module, tap.method, method, compilable=not inside))
             yield
 
 
-def _label(tap: Tap, index: int = 0) -> str:
+def label_of(tap: Tap, index: int = 0) -> str:
+    """What the feature at a tap is called; `index` counts the parts of a result."""
     name = ".".join(part for part in (tap.module, tap.method) if part)
     return name if tap.argument is not None else f"{name}[{index}]"
 
@@ -147,6 +142,15 @@ def _left_out(root: nn.Module, path: str) -> Iterator[int]:
 
 
 @contextmanager
+def eager(base_model: nn.Module) -> Iterator[nn.Module]:
+    """Calls of a base model run its network as it was before torch.compile, for the time being. Yields the network."""
+    network = base_model.diffusion_model
+    raw = getattr(network, "_orig_mod", network)
+    with _attribute(base_model, "diffusion_model", raw) if raw is not network else nullcontext():
+        yield raw
+
+
+@contextmanager
 def _attribute(owner: nn.Module, name: str, value: nn.Module | None) -> Iterator[None]:
     """A submodule for the time being. Its place among the owner's modules stays (state-dict order)."""
     before = owner._modules[name]
@@ -158,8 +162,17 @@ def _attribute(owner: nn.Module, name: str, value: nn.Module | None) -> Iterator
 
 
 @contextmanager
-def _method(module: nn.Module, name: str, method: Callable[..., Any]) -> Iterator[None]:
-    """An instance's own method for the time being. Hooks would be ignored by a compiled model."""
+def overridden(module: nn.Module, name: str, method: Callable[..., Any], compilable: bool = False) -> Iterator[None]:
+    """An instance's own method for the time being. Hooks would be ignored by a compiled model.
+
+    Args:
+        module: the instance.
+        name: of the method.
+        method: instead of the instance's.
+        compilable: whether torch.compile may look into it.
+    """
+    if not compilable and "torch._dynamo" in sys.modules:  # else nothing is compiled; the import costs seconds
+        method = torch.compiler.disable(method)
     absent = object()
     before = module.__dict__.get(name, absent)
     module.__dict__[name] = method

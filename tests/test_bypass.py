@@ -52,15 +52,6 @@ def test_a_head_that_is_passed_twice_falls_back_to_the_model_output(model, monke
     assert 0 < distance(result, FLUX.sample(model, steps=12)) < 0.5
 
 
-def test_a_class_without_a_row_gains_by_its_model_output(model, monkeypatch):
-    monkeypatch.delitem(ARCHITECTURES, "Flux")
-    fast = accelerated(model, **SETTINGS)
-    result = FLUX.sample(fast, steps=12, cfg=3.0)
-    (trace,) = runs(fast)
-    assert kinds(trace) == SCHEDULE and trace.target == "model output" and "Flux has no row" in trace.summary()
-    assert 0 < distance(result, FLUX.sample(model, steps=12, cfg=3.0)) < 0.5
-
-
 def test_a_patch_behind_the_blocks_is_noticed(model, monkeypatch):
     """Another pack changes what happens between the last block and the head: the self-test sees it."""
     network = model.model.diffusion_model
