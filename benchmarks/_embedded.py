@@ -31,22 +31,22 @@ class Setting:
 
 
 class Case:
-    """A batch of 16 prompts with their noises in one setting, and its full run."""
+    """A batch of prompts with their noises in one setting, and its full run."""
 
-    def __init__(self, setting: Setting, seed: int) -> None:
+    def __init__(self, setting: Setting, seed: int, batch: int = BATCH, sampler: str = "euler") -> None:
         generator = np.random.default_rng(seed)
         names = inprocess.labels()
-        emoji = generator.choice(len(names["emoji"]), BATCH, replace=False).tolist()
-        backgrounds = generator.integers(len(names["bg"]), size=BATCH).tolist()
+        emoji = generator.choice(len(names["emoji"]), batch, replace=False).tolist()
+        backgrounds = generator.integers(len(names["bg"]), size=batch).tolist()
         self.setting, self.seed = setting, seed
         self.model = inprocess.embedded_model(setting.shift)
         self.positive = inprocess.prompts(emoji, backgrounds)
-        self.negative = inprocess.prompts([-1] * BATCH, [-1] * BATCH)
-        self.noise = torch.randn((BATCH, 16, 12, 12), generator=torch.Generator().manual_seed(seed))
-        self.full = self.sample(self.model)
+        self.negative = inprocess.prompts([-1] * batch, [-1] * batch)
+        self.noise = torch.randn((batch, 16, 12, 12), generator=torch.Generator().manual_seed(seed))
+        self.full = self.sample(self.model, sampler=sampler)
 
     def sample(self, model: Any, steps: int | None = None, sampler: str = "euler") -> torch.Tensor:
-        """Final latents [16, 16, 12, 12]."""
+        """Final latents [batch, 16, 12, 12]."""
         with torch.inference_mode():
             return comfy.sample.sample(
                 model,
@@ -63,6 +63,6 @@ class Case:
             )
 
     def errors(self, latents: torch.Tensor) -> np.ndarray:
-        """Relative L2 distance of each picture's latent to the full run's: [16]."""
+        """Relative L2 distance of each picture's latent to the full run's: [batch]."""
         distance = (latents - self.full).flatten(1).norm(dim=1) / self.full.flatten(1).norm(dim=1)
         return distance.double().numpy()

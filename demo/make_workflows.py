@@ -20,7 +20,16 @@ from .comfy_server import ROOT, ComfyServer
 from .workflow import SEEDS, WIDGET_TYPES, Json
 
 WORKFLOWS = ROOT / "workflows"
-PAPER = {"degree": 4, "window": 64, "tail": 0, "ridge": 0.1, "blend": 0.5, "intercept": "paper"}
+PAPER = {
+    "degree": 4,
+    "window": 64,
+    "warmup": 5,
+    "tail": 0,
+    "ridge": 0.1,
+    "blend": 0.5,
+    "intercept": "paper",
+    "schedule": "growing interval",
+}
 
 TITLE, SLOT, WIDGET = 30, 20, 24  # heights of a node's parts
 BELOW = 60  # room under a node; the page's newer renderer draws nodes up to 32 higher
@@ -304,7 +313,7 @@ def qwen_image(drawing: Drawing) -> None:
     (vae,) = drawing.node("VAELoader", vae_name="qwen_image_vae.safetensors")
     drawing.below("")
     text = about(
-        PLACE + "For a quicker draft: 20 steps, *cfg* 2.5, and *warmup* 3, so that enough of the 20 are forecast.",
+        PLACE + "For a quicker draft: 20 steps and *cfg* 2.5.",
         diffusion_models="qwen_image_fp8_e4m3fn.safetensors",
         text_encoders="qwen_2.5_vl_7b_fp8_scaled.safetensors",
         vae="qwen_image_vae.safetensors",
@@ -368,8 +377,8 @@ def wan22(drawing: Drawing) -> None:
     (vae,) = drawing.node("VAELoader", vae_name="wan_2.1_vae.safetensors")
     drawing.below("")
     text = about(
-        "Each of the two experts has a **Spectrum Accelerate** of its own. *warmup* is 3, because each expert runs "
-        "only 10 of the 20 steps.",
+        "Each of the two experts has a **Spectrum Accelerate** of its own, because each is a run of its own, of 10 of "
+        "the 20 steps; at least 5 of them are computed.",
         diffusion_models=f"{high}, {low}",
         text_encoders="umt5_xxl_fp8_e4m3fn_scaled.safetensors",
         vae="wan_2.1_vae.safetensors",
@@ -394,9 +403,9 @@ def wan22(drawing: Drawing) -> None:
     (latent,) = drawing.node("EmptyHunyuanLatentVideo", width=832, height=480, length=81)
 
     drawing.column(340, "Spectrum Accelerate")
-    model_high = accelerate(drawing, model_high, warmup=3)
+    model_high = accelerate(drawing, model_high)
     drawing.below("Spectrum Accelerate", row)
-    model_low = accelerate(drawing, model_low, warmup=3)
+    model_low = accelerate(drawing, model_low)
 
     drawing.column(320, "Sampling")
     sampling = {"steps": 20, "cfg": 3.5, "sampler_name": "euler", "scheduler": "simple"}

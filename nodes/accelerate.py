@@ -5,11 +5,16 @@ from typing import Any
 from comfy_api.latest import io
 
 from .attach import attach
-from .settings import NODE, SETTINGS, Setting, Settings, problems
+from .settings import BEFORE, NODE, SETTINGS, Setting, Settings, problems
 
 
 def _widget(setting: Setting) -> io.Input:
-    common: dict[str, Any] = {"default": setting.default, "tooltip": setting.tooltip, "advanced": setting.advanced}
+    common: dict[str, Any] = {
+        "default": setting.default,
+        "tooltip": setting.tooltip,
+        "advanced": setting.advanced,
+        "optional": setting.before is not None,
+    }
     if setting.options:
         return io.Combo.Input(setting.name, options=list(setting.options), **common)
     if isinstance(setting.default, int):
@@ -45,4 +50,4 @@ class SpectrumAccelerate(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any, **values: Any) -> io.NodeOutput:
-        return io.NodeOutput(attach(model, Settings(**values), node=str(cls.hidden.unique_id or "")))
+        return io.NodeOutput(attach(model, Settings(**{**BEFORE, **values}), node=str(cls.hidden.unique_id or "")))

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import comfy.model_patcher
+import comfy.model_sampling
 import torch
 from comfy.model_management import InterruptProcessingException
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
@@ -21,26 +22,28 @@ from comfy_execution.utils import get_executing_context
 
 from ..spectrum_core.forecast import Forecaster
 from ..spectrum_core.readback import Readback, Stopwatch
-from ..spectrum_core.schedule import State
+from ..spectrum_core.schedule import LEAST, Plan, State
 from ..spectrum_core.trace import Evaluation, Trace
 from .architectures import MODEL_OUTPUT, find
 from .bypass import Bypass, Features, TapError
 from .control import Deferred, Later, active_controls
+from .discovery import Discovery
+from .observe import Observer, on_level
 from .progress import show
-from .samplers import SAMPLERS, STOCHASTIC, Sampler
+from .samplers import CHURNED, SAMPLERS, Sampler
 from .settings import BLOCK_OUTPUT, RAW_OUTPUT, Settings
 from .streams import Key, Stream, forecast_rows, stream_keys
 
 KEY = "spectrum"
+STRAIGHT = Forecaster(degree=1, window=2, ridge=0.0)
+"""The straight line through the latest two features: what fresh noise at every step leaves of a trend."""
+
 LATEST = Forecaster(degree=1, window=1, ridge=0.0)
 """Weight 1 on the newest feature: what the self-test puts in."""
 
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
 TOLERANCE_HALF = 1e-2
 """Self-test: a compiled head may round differently from an eager one; a wrong one is off by far more."""
-
-GRID_TOLERANCE = 0.02
-"""Relative distance of a noise level to the schedule's; some samplers go through log-SNR and back in float32."""
 
 FOREIGN = {"easycache": "EasyCache or LazyCache is on the same MODEL; remove one of the two"}
 """transformer_options of other accelerators -> why Spectrum stands down."""
@@ -135,8 +138,6 @@ class Run:
     def __init__(self, attachment: Attachment, guider: Any, sampler: Any, sigmas: torch.Tensor) -> None:
         self._attachment = attachment
         self._settings = attachment.settings
-        self._forecaster = self._settings.forecaster()
-        self._schedule = self._settings.schedule()
         self._sigmas = sigmas.detach().float().cpu().tolist()
         patcher = guider.model_patcher
         self._device = patcher.load_device
@@ -146,11 +147,15 @@ class Run:
         self._end_sigma = float(sampling.percent_to_sigma(end)) if end < 1 else 0.0
         context = get_executing_context()
         name = _sampler_name(sampler)
-        self._sampler = _sampler(name, sampler)
+        known = _sampler(name, sampler)
+        self._sampler = known or Sampler()
+        self._observer = Observer(self._sigmas) if known is None else None
+        self._recognising = known is None
         self._steps = max(0, len(self._sigmas) - 1)
-        ends_at_zero = self._steps > 0 and self._sigmas[-1] == 0
+        self._schedule = self._settings.scheduled(_noise_left(sampling, self._sigmas), self._sampler.speedup)
+        self._forecaster = STRAIGHT if self._sampler.speedup < math.inf else self._settings.forecaster()
         self.trace = Trace(
-            total=self._steps * self._sampler.stages - (self._sampler.stages - 1) * ends_at_zero,
+            total=self._total(),
             model=type(_raw(patcher.model)).__name__,
             sampler=name,
             target=self._settings.target,
@@ -171,6 +176,11 @@ class Run:
 
     # ------------------------------------------------------------------------------------------------ life
 
+    def _total(self) -> int:
+        """Evaluations of the run: a step down to noise level 0 has only one."""
+        ends_at_zero = self._steps > 0 and self._sigmas[-1] == 0
+        return self._steps * self._sampler.stages - (self._sampler.stages - 1) * ends_at_zero
+
     def install(self, options: dict[str, Any]) -> None:
         """Put the run's wrappers into the guider's private options, unless it cannot be accelerated."""
         reason = self._obstacle(options["transformer_options"])
@@ -190,6 +200,9 @@ class Run:
         self._forget()
         self._bypasses.clear()
         self._evaluation = None
+        self._observer = None
+        if self._recognising and not self.trace.not_accelerated:
+            self.trace.not_accelerated = f"the sampler {self.trace.sampler} is not known, and the run was over too soon"
         for evaluation in self._finished if self.trace.outcome != "error" else ():  # a broken device cannot be read
             record = evaluation.record
             record.seconds = evaluation.stopwatch.wait()
@@ -215,9 +228,12 @@ class Run:
         if self._sampler.obstacle:
             return f"the sampler {self.trace.sampler} {self._sampler.obstacle}"
         settings = self._settings
-        if settings.skip_interval <= 1:
-            return "skip_interval is 1, which never forecasts"
+        name, value = settings.pace()
+        if value <= 1:
+            return f"{name} is 1, which never forecasts"
         if len(self._schedule.plan(self._steps)) >= self._steps:
+            if isinstance(self._schedule, Plan):
+                return f"too few steps: {self._steps}, where {LEAST} are computed at least; use more steps"
             return (
                 f"too few steps: {self._steps}, of which warmup = {settings.warmup} and tail = {settings.tail} are "
                 f"computed; use more steps or lower them"
@@ -241,6 +257,7 @@ class Run:
     def _stand_down(self, reason: str) -> None:
         """Compute everything from here on, and free the features."""
         self._accelerating = False
+        self._observer = None
         self._forget()
         if self.trace.forecast:
             self.trace.note(f"stopped: {reason}")
@@ -254,13 +271,30 @@ class Run:
     ) -> torch.Tensor:
         """PREDICT_NOISE wrapper: one evaluation of the sampler, all conditionings together."""
         evaluation = self._begin(timestep)
+        latent = x.detach().clone() if self._observer else x
         try:
             output = executor(x, timestep, *args, **kwargs)
         except _ComputeInstead:  # forecast and computed conditionings do not mix: their errors would not cancel
             evaluation.occurrences.clear()
             output = executor(x, timestep, *args, **kwargs)
         self._end(evaluation)
+        if self._observer is not None:
+            self._observer.see(evaluation.sigma, latent, output)
+            self._recognised(self._observer.verdict())
         return output
+
+    def _recognised(self, sampler: Sampler | None) -> None:
+        """What the unknown sampler has shown of how it calls the model."""
+        if sampler is None:
+            return
+        self._recognising = False
+        if sampler.obstacle:
+            self._stand_down(f"the sampler {self.trace.sampler}, which is not known, {sampler.obstacle}")
+        else:
+            self._sampler = sampler
+            self.trace.total = self._total()
+            for evaluation in self._finished:
+                evaluation.step, evaluation.stage = divmod(evaluation.record.position, sampler.stages)
 
     def _calc_cond_batch(
         self, executor: Any, model: Any, conds: list, x: torch.Tensor, timestep: torch.Tensor, options: dict
@@ -286,7 +320,7 @@ class Run:
         return output
 
     def _begin(self, timestep: torch.Tensor) -> _Evaluation:
-        if self._accelerating and self._off_grid():
+        if self._accelerating and not self._recognising and self._off_grid():
             self._stand_down(f"the sampler {self.trace.sampler} left its own noise levels")
         index = len(self._finished)
         step, stage = divmod(index, self._sampler.stages)
@@ -301,12 +335,14 @@ class Run:
         latest = self._finished[-1] if self._finished else None
         if latest is None or latest.stage > 0:
             return False
-        sigma, expected = latest.sigma.poll(), self._sigmas[min(latest.step, self._steps)]
-        return sigma is not None and abs(sigma - expected) > GRID_TOLERANCE * max(abs(expected), 1e-3)
+        sigma = latest.sigma.poll()
+        return sigma is not None and not on_level(sigma, self._sigmas, min(latest.step, self._steps))
 
     def _reason_to_compute(self, step: int, stage: int, sigma: float) -> str | None:
         if not self._accelerating:
             return "not accelerated"
+        if self._recognising:
+            return "watching an unknown sampler"
         if stage > 0:  # as the step began
             first = self._finished[-1].record
             return None if first.kind == "forecast" else first.reason
@@ -376,7 +412,7 @@ class Run:
             return executor(x, t, c_concat, c_crossattn, residuals, options, **kwargs)
 
         evaluation = self._evaluation
-        if evaluation is None or not self._accelerating or torch.is_grad_enabled():
+        if evaluation is None or not self._accelerating or self._recognising or torch.is_grad_enabled():
             return full()
         bypass = self._bypass(executor.class_obj)
 
@@ -492,14 +528,9 @@ class Run:
         """How to call a base model; decided at its first call."""
         bypass = self._bypasses.get(id(base_model))
         if bypass is None:
-            architecture = MODEL_OUTPUT
-            if self._settings.target == BLOCK_OUTPUT:
-                row = find(type(_raw(base_model)))
-                if row is None:
-                    self.trace.note(f"{type(_raw(base_model)).__name__} has no row yet, its model output is forecast")
-                    self.trace.target = RAW_OUTPUT
-                architecture = row or MODEL_OUTPUT
-            bypass = self._bypasses[id(base_model)] = Bypass(base_model, architecture)
+            row = find(type(_raw(base_model))) if self._settings.target == BLOCK_OUTPUT else MODEL_OUTPUT
+            bypass = Discovery(base_model, self.trace.note) if row is None else Bypass(base_model, row)
+            self._bypasses[id(base_model)] = bypass
         return bypass
 
     def _retarget(self, base_model: torch.nn.Module, problem: str) -> None:
@@ -525,8 +556,14 @@ def _sampler_name(sampler: Any) -> str:
     return name.removeprefix("sample_").removesuffix("_function")
 
 
-def _sampler(name: str, sampler: Any) -> Sampler:
-    """How a sampler object calls the model."""
+def _sampler(name: str, sampler: Any) -> Sampler | None:
+    """How a sampler object calls the model, or None if no table knows it."""
     if getattr(sampler, "extra_options", {}).get("s_churn", 0) > 0:
-        return Sampler(obstacle=STOCHASTIC)
-    return SAMPLERS.get(name, Sampler(obstacle="is not known, nor how it calls the model"))
+        return CHURNED
+    return SAMPLERS.get(name)
+
+
+def _noise_left(sampling: Any, sigmas: list[float]) -> list[float]:
+    """Share of noise in the latent at each noise level, from 1 to 0: of flows the level itself, else s / (1 + s)."""
+    flow = isinstance(sampling, comfy.model_sampling.CONST)
+    return [sigma if flow else sigma / (1 + sigma) for sigma in sigmas]

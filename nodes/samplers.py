@@ -1,10 +1,14 @@
 """The table: ComfyUI's sampler functions -> how they call the model. Data, no logic.
 
-Whoever forecasts must know how many evaluations a step has and that each is one step further along one smooth path. The
+Whoever forecasts must know how many evaluations a step has and that each is one step further along one path. The
 stages of a step (heun's predictor and corrector, say) are separate paths: each has its own histories, and a step is
 computed or forecast as a whole.
+
+Fresh noise at every step makes the path rough. How much may be forecast nevertheless was measured on the trained model
+(docs/samplers.md): at most what keeps the error below the one that the paper's method has on euler.
 """
 
+import math
 from dataclasses import dataclass
 
 
@@ -14,15 +18,20 @@ class Sampler:
 
     Attributes:
         stages: evaluations of a step; a last step down to sigma 0 has only one.
+        speedup: how many times fewer evaluations it bears; below infinity, forecasts are straight lines.
         obstacle: why its evaluations cannot be forecast, or empty.
     """
 
     stages: int = 1
+    speedup: float = math.inf
     obstacle: str = ""
 
 
 STOCHASTIC = "adds fresh noise at every step, so that its features are not smooth in time"
 IRREGULAR = "evaluates the model at positions that are not one smooth path"
+
+CHURNED = Sampler(obstacle=STOCHASTIC)
+"""Any sampler with `s_churn`."""
 
 _NAMES: dict[Sampler, str] = {
     Sampler(): """
@@ -30,12 +39,15 @@ _NAMES: dict[Sampler, str] = {
         gradient_estimation gradient_estimation_cfg_pp unipc unipc_bh2
     """,
     Sampler(stages=2): "heun dpm_2 exp_heun_2_x0",
+    Sampler(speedup=2): "er_sde ddpm",
+    Sampler(speedup=1.5): "euler_ancestral euler_ancestral_RF res_multistep_ancestral",
+    Sampler(stages=2, speedup=2): "exp_heun_2_x0_sde",
+    Sampler(stages=2, speedup=1.5): "dpmpp_sde dpmpp_sde_gpu seeds_2 sa_solver_pece",
+    Sampler(stages=2, speedup=1.4): "dpm_2_ancestral dpm_2_ancestral_RF dpmpp_2s_ancestral dpmpp_2s_ancestral_RF",
+    Sampler(stages=3, speedup=1.5): "seeds_3",
     Sampler(obstacle=STOCHASTIC): """
-        euler_ancestral euler_ancestral_RF euler_ancestral_cfg_pp dpmpp_2m_sde dpmpp_2m_sde_gpu dpmpp_2m_sde_heun
-        dpmpp_2m_sde_heun_gpu dpmpp_3m_sde dpmpp_3m_sde_gpu ddpm lcm res_multistep_ancestral
-        res_multistep_ancestral_cfg_pp er_sde sa_solver exp_heun_2_x0_sde dpm_2_ancestral dpm_2_ancestral_RF
-        dpmpp_2s_ancestral dpmpp_2s_ancestral_RF dpmpp_2s_ancestral_cfg_pp dpmpp_sde dpmpp_sde_gpu seeds_2 seeds_3
-        sa_solver_pece
+        euler_ancestral_cfg_pp dpmpp_2m_sde dpmpp_2m_sde_gpu dpmpp_2m_sde_heun dpmpp_2m_sde_heun_gpu dpmpp_3m_sde
+        dpmpp_3m_sde_gpu lcm res_multistep_ancestral_cfg_pp sa_solver dpmpp_2s_ancestral_cfg_pp
     """,
     Sampler(obstacle=IRREGULAR): "heunpp2 dpm_fast dpm_adaptive ar_video",
 }

@@ -1,14 +1,15 @@
 """What the widgets of Spectrum Accelerate hold: one table for the node's schema, the checks and the defaults."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 from ..spectrum_core.forecast import INTERCEPTS, Forecaster, Intercept
-from ..spectrum_core.schedule import FixedInterval, GrowingInterval, Schedule
+from ..spectrum_core.schedule import FixedInterval, GrowingInterval, Schedule, balanced
 
 TARGETS = BLOCK_OUTPUT, RAW_OUTPUT = "block output", "model output"
+SCHEDULES = BALANCED, GROWING = "balanced", "growing interval"
 NODE = "Spectrum Accelerate"
 
 
@@ -24,6 +25,7 @@ class Setting:
         step: what the arrows of a number add.
         options: the values of a combo.
         advanced: shown under "advanced" only.
+        before: what a workflow that was saved before this widget existed runs with; None for the first widgets.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Setting:
     step: float = 1
     options: tuple[str, ...] = ()
     advanced: bool = False
+    before: int | float | str | None = None
 
     def problem(self, value: Any) -> str | None:
         """What is wrong with a value and what would work, or None."""
@@ -69,8 +72,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "skip_interval",
         2.0,
-        "Evaluations from one computed one to the next, at first (after the warm-up). Higher is faster and less "
-        "faithful; 1 never forecasts.",
+        "With schedule 'growing interval': evaluations from one computed one to the next, at first (after the "
+        "warm-up). Higher is faster and less faithful; 1 never forecasts.",
         1,
         16,
         0.5,
@@ -78,17 +81,17 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "growth",
         0.75,
-        "Added to the interval after each computed evaluation, as in the paper: the run speeds up as it goes. "
-        "0 keeps the interval fixed. Lower it when late details suffer.",
+        "With schedule 'growing interval': added to the interval after each computed evaluation, as in the paper; the "
+        "run speeds up as it goes. 0 keeps the interval fixed. Lower it when late details suffer.",
         0,
         8,
         0.05,
     ),
     Setting(
         "warmup",
-        5,
-        "Evaluations computed at the start, where composition is decided. Lower it for runs of few steps; raise it "
-        "when the composition drifts.",
+        3,
+        "Evaluations computed at the start, where composition is decided. Raise it when the composition drifts. "
+        "'balanced' gives it 2 or at most a third of what it computes. The paper uses 5.",
         1,
         100,
     ),
@@ -156,6 +159,24 @@ SETTINGS: tuple[Setting, ...] = (
         0.01,
         advanced=True,
     ),
+    Setting(
+        "schedule",
+        BALANCED,
+        "Which evaluations are computed. 'balanced': 1 of `speedup`, placed where features move: gaps grow out of the "
+        "warm-up and shrink toward the end. 'growing interval': the paper's, from skip_interval and growth.",
+        options=SCHEDULES,
+        before=GROWING,
+    ),
+    Setting(
+        "speedup",
+        3.3,
+        "With schedule 'balanced': how many times fewer evaluations are computed, at least; but never fewer than 5 "
+        "evaluations. Higher is faster and less faithful; 1 never forecasts.",
+        1,
+        16,
+        0.1,
+        before=3.3,
+    ),
 )
 
 
@@ -192,6 +213,8 @@ class Settings:
     target: str
     start_percent: float
     end_percent: float
+    schedule: str
+    speedup: float
 
     def __post_init__(self) -> None:
         found = problems(self.to_dict())
@@ -206,11 +229,26 @@ class Settings:
         """The forecast that these values describe."""
         return Forecaster(self.degree, self.window, self.ridge, self.blend, self.intercept)
 
-    def schedule(self) -> Schedule:
-        """The schedule that these values describe."""
+    def pace(self) -> tuple[str, float]:
+        """Name and value of the widget that says how much is forecast; 1 is nothing."""
+        name = "speedup" if self.schedule == BALANCED else "skip_interval"
+        return name, getattr(self, name)
+
+    def scheduled(self, times: Sequence[float], most: float = math.inf) -> Schedule:
+        """The schedule that these values describe.
+
+        Args:
+            times: see `balanced`.
+            most: the highest speed-up that the sampler bears; where that is limited, the schedule is a balanced one.
+        """
+        if self.schedule == BALANCED or most < math.inf:
+            return balanced(times, min(self.speedup, most), self.warmup, self.tail)
         if self.growth == 0:
             return FixedInterval(self.warmup, self.tail, self.skip_interval)
         return GrowingInterval(self.warmup, self.tail, self.skip_interval, self.growth)
 
 
 DEFAULTS: dict[str, int | float | str] = {setting.name: setting.default for setting in SETTINGS}
+
+BEFORE: dict[str, int | float | str] = {s.name: s.before for s in SETTINGS if s.before is not None}
+"""What a workflow ran with that was saved before these widgets existed."""

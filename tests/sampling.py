@@ -6,13 +6,14 @@ from typing import Any
 
 import torch
 from spectrum_accelerate.nodes.attach import attach, attachment
-from spectrum_accelerate.nodes.settings import DEFAULTS, Settings
+from spectrum_accelerate.nodes.settings import DEFAULTS, GROWING, Settings
 from spectrum_accelerate.spectrum_core.trace import Trace
 
 
 def accelerated(model: Any, **changes: Any) -> Any:
-    """The MODEL with the node's defaults, some of them changed."""
-    return attach(model, Settings(**{**DEFAULTS, **changes}))
+    """The MODEL with the node's defaults, some of them changed; with the paper's schedule, as what is computed then is
+    easy to write down."""
+    return attach(model, Settings(**{**DEFAULTS, "schedule": GROWING, **changes}))
 
 
 def runs(model: Any) -> list[Trace]:

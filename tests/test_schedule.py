@@ -6,7 +6,7 @@ from dataclasses import FrozenInstanceError, replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from spectrum_accelerate.spectrum_core.schedule import FixedInterval, GrowingInterval, State
+from spectrum_accelerate.spectrum_core.schedule import LEAST, FixedInterval, GrowingInterval, Plan, State, balanced
 
 quick = settings(deadline=None, derandomize=True, max_examples=150)
 hundredths = st.integers(0, 800).map(lambda n: n / 100)
@@ -69,7 +69,7 @@ def test_the_growing_interval_is_the_official_loop(total, warmup, interval, grow
 
 def test_an_interval_that_adds_up_to_a_whole_number_counts_as_one():
     """2 + 25 * 2.28 is 59, but not in binary."""
-    assert GrowingInterval(5, 0, 2, 2.28).distance(25, None) == 59
+    assert GrowingInterval(5, 0, 2, 2.28).distance(25) == 59
 
 
 @quick
@@ -141,3 +141,56 @@ def test_the_same_state_gives_the_same_answer(schedule, due, steps, index, force
 def test_neither_state_nor_schedule_can_be_changed(frozen, name):
     with pytest.raises(FrozenInstanceError):
         setattr(frozen, name, 1)
+
+
+noises = st.lists(st.floats(0, 1), min_size=2, max_size=120).map(lambda levels: sorted(levels, reverse=True))
+speedups = st.floats(1, 16)
+
+
+@quick
+@given(noises, speedups, warmups, st.integers(0, 10))
+def test_a_balanced_plan_keeps_its_budget_its_warm_up_and_its_tail(times, speedup, warmup, tail):
+    total = len(times) - 1
+    schedule = balanced(times, speedup, warmup, tail)
+    computed = list(schedule.computed)
+    assert len(computed) == min(total, max(LEAST, math.floor(total / speedup)))
+    assert computed == sorted(set(computed)) and set(computed) <= set(range(total))
+    assert schedule.plan(total) == computed, "warm-up and tail are part of the budget"
+    assert schedule.warmup <= warmup and schedule.tail <= tail
+    assert {*range(min(total, schedule.warmup)), *range(max(0, total - schedule.tail), total)} <= set(computed)
+
+
+def flow(steps, shift):
+    return [shift * t / (1 + (shift - 1) * t) for t in (1 - i / steps for i in range(steps + 1))]
+
+
+@pytest.mark.parametrize("steps", [28, 50, 100])
+@pytest.mark.parametrize("shift", [1, 3, 8])
+def test_balanced_gaps_grow_out_of_the_warm_up_and_shrink_to_the_end(steps, shift):
+    """No gap is much longer than the one before: a polynomial through close points does not reach far."""
+    computed = balanced(flow(steps, shift), 3.3, 3, 1).computed
+    gaps = [b - a for a, b in zip(computed, computed[1:], strict=False)]
+    widest = gaps.index(max(gaps))
+    assert all(b <= 4 * a for a, b in zip(gaps, gaps[1:], strict=False)) and 0 < widest < len(gaps) - 1
+    assert gaps[-1] < max(gaps) or shift == 1, "most of the noise goes late where the shift is high"
+
+
+def test_balanced_spends_where_noise_goes():
+    late = balanced(flow(50, 8), 3.3, 3, 1).computed
+    even = balanced(flow(50, 1), 3.3, 3, 1).computed
+    assert sum(i >= 35 for i in late) > sum(i >= 35 for i in even)
+
+
+def test_fifty_balanced_evaluations():
+    assert balanced(flow(50, 3), 3.3, 3, 1).computed == (0, 1, 2, 5, 9, 14, 19, 24, 29, 33, 37, 41, 44, 47, 49)
+
+
+def test_noise_levels_that_never_change_are_spread_over_the_steps():
+    assert balanced([1.0] * 31, 3, 2, 1).computed[0] == 0 and len(balanced([1.0] * 31, 3, 2, 1).computed) == 10
+
+
+@quick
+@given(st.sets(st.integers(0, 59), min_size=1), st.sets(st.integers(0, 59)))
+def test_what_else_is_computed_leaves_a_plan_as_it_is(computed, forced):
+    plan = Plan(1, 0, tuple(sorted(computed | {0})))
+    assert simulate(plan, 60, forced) == sorted(computed | {0} | forced)

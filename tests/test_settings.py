@@ -1,12 +1,13 @@
 """Every widget changes the outcome as its tooltip says, and bad values are named."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from sampling import accelerated, flat, kinds, runs
 from spectrum_accelerate.nodes.accelerate import SpectrumAccelerate
-from spectrum_accelerate.nodes.settings import DEFAULTS, SETTINGS, Settings, problems
+from spectrum_accelerate.nodes.settings import BALANCED, BEFORE, DEFAULTS, GROWING, SETTINGS, Settings, problems
 from spectrum_accelerate.spectrum_core.history import History
 from zoo import MODELS
 
@@ -28,8 +29,41 @@ def longest_gap(trace):
 
 
 def test_defaults_compute_at_most_fifteen_of_fifty(model):
-    _, trace = outcome(model, steps=50)
+    _, trace = outcome(model, steps=50, schedule=BALANCED)
     assert len(trace.evaluations) == 50 and trace.computed <= 15
+
+
+def test_defaults_gain_something_at_eight_steps(model):
+    """Distilled models: nearly half of the evaluations; four steps are too few, and that is said."""
+    assert outcome(model, steps=8, schedule=BALANCED)[1].computed == 5
+    assert outcome(model, steps=12, schedule=BALANCED)[1].computed == 5
+    result, trace = outcome(model, steps=4, schedule=BALANCED)
+    assert torch.equal(result, flat(FLUX.sample(model, steps=4)))
+    assert trace.not_accelerated == "too few steps: 4, where 5 are computed at least; use more steps"
+
+
+def test_schedule_places_what_is_computed(model):
+    """The paper's gaps grow to the end; the balanced ones shrink toward it."""
+    growing = kinds(outcome(model, schedule=GROWING, tail=0)[1]).strip("c").split("c")
+    balanced = kinds(outcome(model, schedule=BALANCED, tail=0)[1]).strip("c").split("c")
+    assert len(growing[-2]) > len(growing[0]) and len(balanced[-1]) < max(map(len, balanced))
+
+
+def test_speedup_is_kept(model):
+    for speedup in (1.5, 2.0, 3.3, 5.0):
+        trace = outcome(model, schedule=BALANCED, speedup=speedup)[1]
+        assert trace.computed == math.floor(30 / speedup)
+    assert outcome(model, schedule=BALANCED, speedup=16.0)[1].computed == 5
+    result, trace = outcome(model, schedule=BALANCED, speedup=1.0)
+    assert torch.equal(result, flat(FLUX.sample(model, steps=30))) and "speedup is 1" in trace.summary()
+
+
+def test_a_workflow_from_before_the_schedule_runs_as_it_did(model, monkeypatch):
+    """Its prompt lacks the newer widgets."""
+    old = {name: value for name, value in DEFAULTS.items() if name not in BEFORE}
+    monkeypatch.setattr(SpectrumAccelerate, "hidden", SimpleNamespace(unique_id=None), raising=False)
+    fast = SpectrumAccelerate.execute(model, **old).result[0]
+    assert torch.equal(flat(FLUX.sample(fast, steps=30)), outcome(model, schedule=GROWING)[0])
 
 
 def test_degree_follows_faster_changes(model, monkeypatch):
@@ -191,8 +225,9 @@ def test_schema_has_the_widgets_in_the_promised_order():
     names = [i.id for i in schema.inputs]
     assert names == [
         "model", "degree", "window", "skip_interval", "growth", "warmup", "tail", "ridge", "blend", "intercept",
-        "target", "start_percent", "end_percent",
+        "target", "start_percent", "end_percent", "schedule", "speedup",
     ]  # fmt: skip
     advanced = [i.id for i in schema.inputs if getattr(i, "advanced", None)]
-    assert advanced == names[7:]
+    assert advanced == names[7:-2]
+    assert [i.id for i in schema.inputs if i.optional] == names[-2:], "a workflow may be older than they are"
     assert all(i.tooltip for i in schema.inputs) and all(s.problem(s.default) is None for s in SETTINGS)

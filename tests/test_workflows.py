@@ -6,6 +6,7 @@ import urllib.request
 from itertools import combinations
 
 import pytest
+import torch
 from frontend import NAMES, read
 from PIL import Image
 from spectrum_accelerate.nodes.settings import DEFAULTS, SETTINGS, Settings
@@ -92,13 +93,13 @@ def test_what_it_does_is_forecast_a_good_part(info, name):
             inputs = node["inputs"]
             steps = min(inputs.get("end_at_step", inputs["steps"]), inputs["steps"]) - inputs.get("start_at_step", 0)
             settings = Settings(**widget_values(prompt[inputs["model"][0]]["inputs"]))
-            assert len(settings.schedule().plan(steps)) <= 0.6 * steps
+            assert len(settings.scheduled(torch.linspace(1, 0, steps + 1)).plan(steps)) <= 0.6 * steps
 
 
 def test_the_node_has_its_defaults_except_where_a_workflow_is_about_others(info):
     for name in NAMES:
         for inputs in spectrum_nodes(to_prompt(read(name), info)):
-            expected = {"spectrum_paper_settings": PAPER, "spectrum_wan22": {"warmup": 3}}.get(name, {})
+            expected = {"spectrum_paper_settings": PAPER}.get(name, {})
             assert widget_values(inputs) == {**DEFAULTS, **expected}, name
 
 
@@ -149,7 +150,8 @@ def test_the_node_help_names_every_input_and_output(server, node):
 def translated(schema):
     """The shape of a node's entry in nodeDefs.json, filled with the schema's own texts."""
     tips = schema.get("output_tooltips") or [None] * len(schema["output"])
-    described = {name: entry[1].get("tooltip") for name, entry in schema["input"]["required"].items()}
+    inputs = schema["input"]["required"] | schema["input"].get("optional", {})
+    described = {name: entry[1].get("tooltip") for name, entry in inputs.items()}
     outputs = zip(schema["output_name"], tips, strict=True)
 
     def entry(name, tip):
@@ -191,6 +193,6 @@ def test_translations_keep_the_numbers_and_options(server):
         written = json.loads((ROOT / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8"))
         for name, entry in english.items():
             tip = written["SpectrumAccelerate"]["inputs"][name]["tooltip"]
-            for option in ("'free'", "'paper'", "'block output'", "'model output'", "CFG", "0.5", "0.1", " 4"):
+            for option in ("'free'", "'balanced'", "'growing interval'", "'block output'", "CFG", "0.5", "0.1", " 4", " 5"):
                 if option in entry["tooltip"]:
                     assert option.strip() in tip, (language, name, option)

@@ -1,0 +1,108 @@
+"""How much of each sampler can be forecast? Relative L2 to the sampler's own full run, on the embedded model.
+
+    python dev.py bench samplers            # docs/samplers.md, on reporting seeds
+    python dev.py bench samplers --tuning   # the same on tuning seeds, which the table in nodes/samplers.py was made by
+
+Each sampler runs in full, with the node's defaults, with as many evaluations spent on fewer of its own steps, and
+as if it had no limit of its own: that row is what the table of samplers avoids.
+"""
+
+import argparse
+import logging
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from _embedded import REPORTING, TUNING, Case, Setting
+from spectrum_accelerate.nodes.attach import attach, attachment
+from spectrum_accelerate.nodes.samplers import IRREGULAR, SAMPLERS, Sampler
+from spectrum_accelerate.nodes.settings import DEFAULTS, Settings
+from tqdm import tqdm
+
+CASES = (Setting(30, 3.0, 3.0), Setting(50, 1.0, 1.0))
+BATCH = 8
+OUTPUT = Path(__file__).resolve().parent.parent / "docs" / "samplers.md"
+WIDGET = {"unipc": "uni_pc", "unipc_bh2": "uni_pc_bh2"}
+"""Sampler function -> its name in ComfyUI's list, where they differ."""
+
+HEADER = """# How much of each sampler is forecast
+
+`python dev.py bench samplers`: relative L2 distance of the final latent to the same sampler's full run, mean of {batch}
+pictures, embedded model (a tiny trained Flux; CPU), reporting seeds. *computed*: evaluations computed of all, with the
+node's defaults; *error*: of that run; *fewer steps*: of the same sampler with as many evaluations on fewer steps,
+the honest control (ancestral samplers draw another picture then: other steps, other noise); *unlimited*: the error if
+forecasting went as far as for euler, which `nodes/samplers.py` prevents where it is shown in brackets.
+
+What limits the stochastic samplers: at most the error that the paper's method and schedule have on euler (50 steps,
+CFG 3, shift 3: 0.068, [defaults.md](defaults.md)). None is as near to its full run as euler at as many evaluations;
+the others are computed in full.
+"""
+
+
+def names() -> Iterator[tuple[str, Sampler]]:
+    """Samplers that evaluate the model at regular positions; variants for other devices and flows are left out."""
+    for name, sampler in SAMPLERS.items():
+        if sampler.obstacle != IRREGULAR and not name.endswith(("_gpu", "_RF")):
+            yield name, sampler
+
+
+def accelerated(case: Case, name: str) -> tuple[float, int, int]:
+    """Mean error, evaluations computed and evaluations in all."""
+    model = attach(case.model, Settings(**DEFAULTS))
+    error = case.errors(case.sample(model, sampler=WIDGET.get(name, name))).mean()
+    attached = attachment(model)
+    assert attached is not None
+    trace = attached.runs[-1]
+    return float(error), trace.computed, len(trace.evaluations)
+
+
+def measure(setting: Setting, seed: int, name: str, sampler: Sampler) -> dict[str, Any]:
+    """One row of one setting."""
+    case = Case(setting, seed, BATCH, sampler=WIDGET.get(name, name))
+    error, computed, total = accelerated(case, name)
+    row = {"computed": f"{computed} of {total}", "error": error}
+    if computed < total:
+        steps = max(2, round((computed + sampler.stages - 1) / sampler.stages))
+        row["fewer"] = float(case.errors(case.sample(case.model, steps, WIDGET.get(name, name))).mean())
+    limited = bool(sampler.obstacle) or sampler.speedup < math.inf
+    with patch.dict(SAMPLERS, {name: replace(sampler, obstacle="", speedup=math.inf)}):
+        row["unlimited"] = accelerated(case, name)[0] if limited else None
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tuning", action="store_true", help="tuning seeds; the table goes to the log only")
+    parser.add_argument("names", nargs="*", help="only these samplers; the table goes to the log only")
+    options = parser.parse_args()
+    logging.getLogger().setLevel(logging.WARNING)
+    chosen = [(name, sampler) for name, sampler in names() if not options.names or name in options.names]
+    lines = [
+        "| sampler | evaluations a step | "
+        + " | ".join(f"{s}: computed | error | fewer steps | unlimited" for s in CASES)
+        + " |",
+        "|---" * (2 + 4 * len(CASES)) + "|",
+    ]
+    for name, sampler in tqdm(chosen, disable=None):
+        cells = [name, str(sampler.stages)]
+        for setting in CASES:
+            row = measure(setting, TUNING if options.tuning else REPORTING, name, sampler)
+            full = "fewer" not in row
+            cells += ["all" if full else row["computed"], "0" if full else f"{row['error']:.3f}"]
+            cells += [
+                "" if full else f"{row['fewer']:.3f}",
+                "" if row["unlimited"] is None else f"({row['unlimited']:.3f})",
+            ]
+        lines.append("| " + " | ".join(cells) + " |")
+    text = HEADER.format(batch=BATCH) + "\n" + "\n".join(lines) + "\n"
+    if not options.tuning and not options.names:
+        OUTPUT.write_text(text)
+    logging.getLogger().setLevel(logging.INFO)
+    logging.info(text)
+
+
+if __name__ == "__main__":
+    main()
