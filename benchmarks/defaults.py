@@ -3,15 +3,16 @@
     python dev.py bench defaults            # the table of docs/defaults.md on reporting seeds
     python dev.py bench defaults --sweep    # the search it was chosen by, on tuning seeds
 
-Closed loop through ComfyUI's real sampler: forecast evaluations are really skipped. Every row of a column has the same
-number of network evaluations, the controls included.
+Closed loop through ComfyUI's real sampler: forecast evaluations are really skipped. Every row of a table has the same
+number of network evaluations in a column, the controls included: first as many as the defaults compute, then as many as
+the paper's schedule does.
 """
 
 import argparse
 import itertools
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,14 @@ from typing import Any
 import numpy as np
 from _embedded import REPORTING, TUNING, Case, Setting
 from spectrum_accelerate.nodes.attach import attach, attachment
-from spectrum_accelerate.nodes.settings import DEFAULTS, Settings
-from spectrum_accelerate.spectrum_core.forecast import Forecaster
+from spectrum_accelerate.nodes.settings import DEFAULTS, GROWING, Settings
+from spectrum_accelerate.spectrum_core.forecast import INTERCEPTS, Forecaster
 from tqdm import tqdm
 
 CASES = (Setting(50, 3.0, 3.0), Setting(50, 1.0, 1.0), Setting(30, 1.0, 3.0), Setting(20, 3.0, 3.0))
 CONTROLS = ("euler", "dpmpp_2m", "ipndm")
-PAPER = {"degree": 4, "window": 64, "ridge": 0.1, "blend": 0.5, "intercept": "paper"}
+PAPER_FIT = {"degree": 4, "window": 64, "ridge": 0.1, "blend": 0.5, "intercept": "paper"}
+PAPER_SCHEDULE = {"schedule": GROWING, "warmup": 5}
 OUTPUT = Path(__file__).resolve().parent.parent / "output" / "benchmarks"
 
 
@@ -45,7 +47,9 @@ def variant(**changes: Any) -> Scaled:
 
 
 def sweep() -> Iterator[dict[str, Any]]:
-    """The search: fits, ridges with their scalings, blends, targets, tails."""
+    """The search: fits, ridges with their scalings, blends, warm-ups, tails."""
+    for warmup, tail in itertools.product((1, 2, 3, 4, 5), (0, 1, 2)):
+        yield {"warmup": warmup, "tail": tail}
     for degree, window in ((1, 2), (1, 3), (2, 3), (2, 4), (2, 5), (3, 4), (4, 8), (4, 64)):
         yield {"degree": degree, "window": window}
     for ridge, scaling, intercept, (degree, window) in itertools.product(
@@ -57,34 +61,37 @@ def sweep() -> Iterator[dict[str, Any]]:
 
 
 def table() -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows that docs/defaults.md shows."""
+    """The rows of the first table of docs/defaults.md: as many evaluations as the defaults compute."""
     yield "the defaults", {}
-    yield "defaults, target model output", {"target": "model output"}
+    yield "target model output", {"target": "model output"}
+    for warmup in (1, 2, 4, 5):
+        yield f"warmup {warmup}", {"warmup": warmup}
     for tail in (0, 2, 3):
-        yield f"defaults, tail {tail}", {"tail": tail}
+        yield f"tail {tail}", {"tail": tail}
     for blend in (0.0, 0.25, 0.75, 1.0):
-        yield f"defaults, blend {blend:g}", {"blend": blend}
+        yield f"blend {blend:g}", {"blend": blend}
     yield "degree 3, window 4", {"degree": 3, "window": 4}
-    for ridge, intercept in itertools.product((0.01, 0.1), ("free", "paper")):
+    for ridge, intercept in itertools.product((0.01, 0.1), INTERCEPTS):
         yield (
-            f"degree 2, window 4, ridge {ridge:g}, intercept {intercept}",
-            {
-                "window": 4,
-                "ridge": ridge,
-                "intercept": intercept,
-            },
+            f"window 4, ridge {ridge:g}, intercept {intercept}",
+            {"window": 4, "ridge": ridge, "intercept": intercept},
         )
-    for intercept, scaling in itertools.product(("free", "paper"), ("run", "paper")):
-        name = "official" if scaling == "paper" else "run's own"
-        yield (
-            f"paper's fit, intercept {intercept}, {name} scaling",
-            {
-                **PAPER,
-                "intercept": intercept,
-                "scaling": scaling,
-            },
-        )
-    yield "paper's fit and tail", {**PAPER, "tail": 0}
+    yield "the paper's fit", PAPER_FIT
+
+
+def paper_table(setting: Setting) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of the second table: as many evaluations as the paper's schedule and one more, the last, compute."""
+    for tail in (0, 1):
+        name = "the paper's schedule" + (" and the last evaluation" if tail else "")
+        yield f"{name}, our fit", {**PAPER_SCHEDULE, "tail": tail}
+        yield f"{name}, its fit", {**PAPER_SCHEDULE, **PAPER_FIT, "tail": tail}
+    yield (
+        "the paper's schedule, its fit, official scaling",
+        {**PAPER_SCHEDULE, **PAPER_FIT, "tail": 0, "scaling": "paper"},
+    )
+    count = len(variant(**PAPER_SCHEDULE, tail=0).scheduled(()).plan(setting.steps))
+    yield "balanced, our fit", {"speedup": setting.steps / count - 1e-6}
+    yield "balanced, the paper's fit", {"speedup": setting.steps / count - 1e-6, **PAPER_FIT}
 
 
 def measure(case: Case, settings: Settings) -> tuple[np.ndarray, int]:
@@ -96,27 +103,37 @@ def measure(case: Case, settings: Settings) -> tuple[np.ndarray, int]:
     return errors, attached.runs[-1].computed
 
 
+def rows_of(setting: Setting, rows: Iterable[tuple[str, dict[str, Any]]], seed: int) -> Iterator[dict[str, Any]]:
+    """Measured rows of one setting, with the controls of the first row's number of evaluations."""
+    case = Case(setting, seed)
+    count = None
+    for name, changes in tqdm(list(rows), desc=str(setting), disable=None):
+        errors, computed = measure(case, variant(**changes))
+        yield _row(setting, name, errors, computed)
+        if count is None:
+            count = computed
+            for sampler in CONTROLS:
+                errors = case.errors(case.sample(case.model, steps=count, sampler=sampler))
+                yield _row(setting, f"fewer steps, {sampler}", errors, count)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sweep", action="store_true", help="search on tuning seeds instead of the table")
+    parser.add_argument("--sweep", action="store_true", help="search on tuning seeds instead of the tables")
     options = parser.parse_args()
     logging.getLogger().setLevel(logging.WARNING)
-    seed = TUNING if options.sweep else REPORTING
-    rows = [(json.dumps(c), c) for c in sweep()] if options.sweep else list(table())
-    results: list[dict[str, Any]] = []
-    for setting in CASES:
-        case = Case(setting, seed)
-        count = measure(case, variant())[1]
-        for sampler in CONTROLS:
-            errors = case.errors(case.sample(case.model, steps=count, sampler=sampler))
-            results.append(_row(setting, f"fewer steps, {sampler}", errors, count))
-        for name, changes in tqdm(rows, desc=str(setting), disable=None):
-            errors, computed = measure(case, variant(**changes))
-            results.append(_row(setting, name, errors, computed))
+    if options.sweep:
+        search = [(json.dumps(changes), changes) for changes in sweep()]
+        tables = [[row for setting in CASES for row in rows_of(setting, search, TUNING)]]
+    else:
+        tables = [
+            [row for setting in CASES for row in rows_of(setting, table(), REPORTING)],
+            [row for setting in CASES for row in rows_of(setting, paper_table(setting), REPORTING)],
+        ]
     OUTPUT.mkdir(parents=True, exist_ok=True)
     path = OUTPUT / ("defaults-sweep.json" if options.sweep else "defaults.json")
-    path.write_text(json.dumps(results, indent=1))
-    text = markdown(results)
+    path.write_text(json.dumps(tables, indent=1))
+    text = "\n".join(map(markdown, tables))
     path.with_suffix(".md").write_text(text)
     logging.getLogger().setLevel(logging.INFO)
     logging.info(text)

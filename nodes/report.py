@@ -115,7 +115,7 @@ def _draw_run(draw: ImageDraw.ImageDraw, font: Any, run: Trace, top: int) -> Non
     if len(known) > 1 and (largest := max(error for _, error in known)) > 0:
         points = [(left + (p + 0.5) * step, base - height * error / largest) for p, error in known]
         draw.line(points, LINE, 2)
-        draw.text((right, top + 40), f"estimated error, largest {largest:.2%}", LINE, font, anchor="ra")
+        draw.text((right, top + 40), f"error at the end of a gap, largest {largest:.2%}", LINE, font, anchor="ra")
     draw.text((left, base + 8), f"evaluation 0, sigma {_sigma(run, 0)}", PALE, font)
     draw.text((right, base + 8), f"{run.total - 1}, sigma {_sigma(run, -1)}", PALE, font, anchor="ra")
     draw.rectangle((left, top + 44, left + 12, top + 56), COMPUTED)

@@ -18,7 +18,7 @@ class Sampler:
 
     Attributes:
         stages: evaluations of a step; a last step down to sigma 0 has only one.
-        speedup: how many times fewer evaluations it bears; below infinity, forecasts are straight lines.
+        speedup: how many times fewer evaluations it bears; below infinity, forecasts are straight lines, one at a time.
         obstacle: why its evaluations cannot be forecast, or empty.
     """
 
@@ -40,11 +40,12 @@ _NAMES: dict[Sampler, str] = {
     """,
     Sampler(stages=2): "heun dpm_2 exp_heun_2_x0",
     Sampler(speedup=2): "er_sde ddpm",
-    Sampler(speedup=1.5): "euler_ancestral euler_ancestral_RF res_multistep_ancestral",
-    Sampler(stages=2, speedup=2): "exp_heun_2_x0_sde",
-    Sampler(stages=2, speedup=1.5): "dpmpp_sde dpmpp_sde_gpu seeds_2 sa_solver_pece",
-    Sampler(stages=2, speedup=1.4): "dpm_2_ancestral dpm_2_ancestral_RF dpmpp_2s_ancestral dpmpp_2s_ancestral_RF",
-    Sampler(stages=3, speedup=1.5): "seeds_3",
+    Sampler(speedup=1.6): "res_multistep_ancestral",
+    Sampler(speedup=1.25): "euler_ancestral euler_ancestral_RF",
+    Sampler(stages=2, speedup=1.6): "sa_solver_pece",
+    Sampler(stages=2, speedup=1.4): "dpmpp_sde dpmpp_sde_gpu seeds_2 exp_heun_2_x0_sde",
+    Sampler(stages=2, speedup=1.25): "dpm_2_ancestral dpm_2_ancestral_RF dpmpp_2s_ancestral dpmpp_2s_ancestral_RF",
+    Sampler(stages=3, speedup=1.4): "seeds_3",
     Sampler(obstacle=STOCHASTIC): """
         euler_ancestral_cfg_pp dpmpp_2m_sde dpmpp_2m_sde_gpu dpmpp_2m_sde_heun dpmpp_2m_sde_heun_gpu dpmpp_3m_sde
         dpmpp_3m_sde_gpu lcm res_multistep_ancestral_cfg_pp sa_solver dpmpp_2s_ancestral_cfg_pp

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from ..spectrum_core.forecast import INTERCEPTS, Forecaster, Intercept
-from ..spectrum_core.schedule import FixedInterval, GrowingInterval, Schedule, balanced
+from ..spectrum_core.schedule import FixedInterval, GrowingInterval, Schedule, alternating, balanced
 
 TARGETS = BLOCK_OUTPUT, RAW_OUTPUT = "block output", "model output"
 SCHEDULES = BALANCED, GROWING = "balanced", "growing interval"
@@ -239,10 +239,12 @@ class Settings:
 
         Args:
             times: see `balanced`.
-            most: the highest speed-up that the sampler bears; where that is limited, the schedule is a balanced one.
+            most: the highest speed-up that the sampler bears; where that is limited, `alternating` is the schedule.
         """
-        if self.schedule == BALANCED or most < math.inf:
-            return balanced(times, min(self.speedup, most), self.warmup, self.tail)
+        if most < math.inf:
+            return alternating(len(times) - 1, min(self.speedup, most), self.warmup, self.tail)
+        if self.schedule == BALANCED:
+            return balanced(times, self.speedup, self.warmup, self.tail)
         if self.growth == 0:
             return FixedInterval(self.warmup, self.tail, self.skip_interval)
         return GrowingInterval(self.warmup, self.tail, self.skip_interval, self.growth)

@@ -72,13 +72,22 @@ class Trace:
 
     @property
     def error(self) -> float | None:
-        """Mean of the known forecast errors after the warm-up: what a forecast evaluation is off by, in the feature."""
-        known = [
-            e.error
-            for e in self.evaluations
-            if e.error is not None and math.isfinite(e.error) and e.reason != "warm-up"
-        ]
-        return sum(known) / len(known) if known else None
+        """What an evaluation of the run is off by, in the mean over all of them; nothing where computed.
+
+        A forecast's own error is known only where a computed evaluation ends a gap, and is largest there. Inside of the
+        gap it is taken to grow with the square of the distance, as the error of a straight line does.
+        """
+        total, latest, growth = 0.0, -1, None
+        for evaluation in self.evaluations:
+            if evaluation.kind == "computed":
+                gap = evaluation.position - latest
+                if evaluation.error is not None and math.isfinite(evaluation.error):
+                    growth = evaluation.error / gap**2
+                    total += growth * _squares(gap - 1)
+                latest = evaluation.position
+        if growth is None:
+            return None
+        return (total + growth * _squares(len(self.evaluations) - 1 - latest)) / len(self.evaluations)
 
     def note(self, text: str) -> None:
         """Add a note once."""
@@ -107,6 +116,11 @@ class Trace:
         """Strict JSON; numbers that are not finite become null."""
         data = asdict(self) | {"computed": self.computed, "forecast": self.forecast, "error": self.error}
         return json.dumps(_finite(data), allow_nan=False)
+
+
+def _squares(count: int) -> int:
+    """1 + 4 + 9 + ... + count**2."""
+    return count * (count + 1) * (2 * count + 1) // 6
 
 
 def _finite(value: Any) -> Any:

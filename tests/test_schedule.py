@@ -2,11 +2,20 @@
 
 import math
 from dataclasses import FrozenInstanceError, replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from spectrum_accelerate.spectrum_core.schedule import LEAST, FixedInterval, GrowingInterval, Plan, State, balanced
+from spectrum_accelerate.spectrum_core.schedule import (
+    LEAST,
+    FixedInterval,
+    GrowingInterval,
+    Plan,
+    State,
+    alternating,
+    balanced,
+)
 
 quick = settings(deadline=None, derandomize=True, max_examples=150)
 hundredths = st.integers(0, 800).map(lambda n: n / 100)
@@ -169,9 +178,9 @@ def flow(steps, shift):
 def test_balanced_gaps_grow_out_of_the_warm_up_and_shrink_to_the_end(steps, shift):
     """No gap is much longer than the one before: a polynomial through close points does not reach far."""
     computed = balanced(flow(steps, shift), 3.3, 3, 1).computed
-    gaps = [b - a for a, b in zip(computed, computed[1:], strict=False)]
+    gaps = [b - a for a, b in pairwise(computed)]
     widest = gaps.index(max(gaps))
-    assert all(b <= 4 * a for a, b in zip(gaps, gaps[1:], strict=False)) and 0 < widest < len(gaps) - 1
+    assert all(b <= 4 * a for a, b in pairwise(gaps)) and 0 < widest < len(gaps) - 1
     assert gaps[-1] < max(gaps) or shift == 1, "most of the noise goes late where the shift is high"
 
 
@@ -194,3 +203,17 @@ def test_noise_levels_that_never_change_are_spread_over_the_steps():
 def test_what_else_is_computed_leaves_a_plan_as_it_is(computed, forced):
     plan = Plan(1, 0, tuple(sorted(computed | {0})))
     assert simulate(plan, 60, forced) == sorted(computed | {0} | forced)
+
+
+@quick
+@given(totals, st.floats(1, 2), warmups, st.integers(0, 10))
+def test_alternating_never_forecasts_twice_in_a_row(total, speedup, warmup, tail):
+    computed = alternating(total, speedup, warmup, tail).plan(total)
+    assert all(b - a <= 2 for a, b in pairwise(computed))
+    assert len(computed) >= total / speedup and {0, total - 1} <= set(computed)
+    assert {*range(min(total, warmup)), *range(max(0, total - tail), total)} <= set(computed)
+
+
+def test_twelve_alternating_evaluations():
+    assert alternating(12, 1.25, 3, 1).plan(12) == [0, 1, 2, 4, 6, 7, 8, 9, 10, 11]
+    assert alternating(12, 2, 3, 1).plan(12) == [0, 1, 2, 4, 6, 8, 10, 11]

@@ -27,8 +27,8 @@ def test_computed_and_forecast_evaluations_are_counted():
     "run, text",
     [
         (trace("WWffCffC"), "4 of 8 evaluations computed (2.0x fewer)"),
-        (trace("WfffC", errors=[None, None, None, None, 0.0314]),
-         "2 of 5 evaluations computed (2.5x fewer), estimated error 3.14%"),
+        (trace("WfffC", errors=[None, None, None, None, 0.16]),
+         "2 of 5 evaluations computed (2.5x fewer), estimated error 2.80%"),
         (trace("CfC", not_accelerated="EasyCache is on"), "not accelerated: EasyCache is on"),
         (trace("CCC"), "not accelerated: no evaluation could be forecast"),
         (trace("", total=0), "not accelerated: no evaluation could be forecast"),
@@ -52,15 +52,17 @@ def test_a_note_is_made_once():
 @pytest.mark.parametrize(
     "kinds, errors, mean",
     [
-        ("WWCC", [9.0, 9.0, 0.1, 0.3], 0.2),
-        ("WCCC", [None, 0.1, None, 0.5], 0.3),
-        ("CCC", [math.nan, math.inf, 0.25], 0.25),
-        ("WC", [0.5, None], None),
-        ("C", [math.inf], None),
+        ("CCCC", [9.0, 9.0, 0.1, 0.3], 0.0),  # nothing was forecast
+        ("CfC", [None, None, 0.4], 0.4 / 4 / 3),
+        ("CffCC", [None, None, None, 0.9, 0.5], 0.9 * (1 + 4) / 9 / 5),
+        ("CfCff", [None, None, 0.4], 0.4 / 4 * (1 + 1 + 4) / 5),  # beyond the last computed one, as before it
+        ("CfCfC", [None, None, 0.4, None, math.nan], 0.4 / 4 / 5),
+        ("CfC", [0.5, None, None], 0.0),
+        ("CfC", [None, None, math.inf], None),
         ("", [], None),
     ],
 )
-def test_the_error_is_the_mean_of_what_is_known_after_the_warm_up(kinds, errors, mean):
+def test_the_error_is_the_mean_over_all_evaluations(kinds, errors, mean):
     assert trace(kinds, errors=errors).error == (None if mean is None else pytest.approx(mean))
 
 
@@ -91,6 +93,6 @@ def test_the_json_holds_the_whole_trace():
     run.settings = {"degree": 2, "blend": 0.5, "intercept": "free"}
     data = json.loads(run.to_json())
     derived = {name: data.pop(name) for name in ("computed", "forecast", "error")}
-    assert derived == {"computed": 2, "forecast": 1, "error": 0.5}
+    assert derived == {"computed": 2, "forecast": 1, "error": pytest.approx(0.5 / 4 / 3)}
     evaluations = [Evaluation(**values) for values in data.pop("evaluations")]
     assert Trace(**data, evaluations=evaluations) == run

@@ -1,0 +1,368 @@
+"""A plan from one run: which evaluations to compute, from the inner products of one full run's outputs.
+
+A deterministic sampler takes linear combinations: the latent before evaluation e is x_e = m_e x_0 + sum_j M_ej g_j,
+where g_j is the network's output at evaluation j, and M depends on the sampler and the noise levels only. A forecast is
+linear too: it puts g^_j = sum_k a_jk g_k in g_j's place, with weights that depend on positions only. So every schedule
+and every forecaster moves x_e by sum_j c_j g_j with c = M_e (A - 1), and the square of that is c^T G c, where
+G_jk = <g_j, g_k>. One run's G predicts them all, and the best evaluations are found on the host.
+
+That is open loop: it takes the outputs for what they were in the full run, though a latent that is off changes them.
+
+Source: the project's research, "plan from one run's Gram matrix". Related published work: DPCache (arXiv 2602.22654)
+plans by dynamic programming over costs of single gaps; here the errors of gaps add up as vectors, with their signs.
+"""
+
+import base64
+import binascii
+import json
+import math
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .forecast import Forecaster
+from .schedule import Plan
+
+Array = NDArray[np.float64]
+
+VERSION = 1
+MOST_EVALUATIONS = 256
+MOST_STAGES = 3
+MOST_TEXT = 1_000_000
+LARGEST = 1e9
+LONGEST_NAME = 100
+"""What a plan may hold: it comes out of workflow files, which anyone can write."""
+
+INDEFINITE = 1e-4
+"""Most negative eigenvalue of a Gram matrix, as a share of the largest one: what float32 leaves."""
+
+LEVEL_TOLERANCE = 1e-3
+"""Distance of a run's noise levels to the calibrated ones, relative to the largest."""
+
+FINAL, ALONG = 4.0, 0.25
+"""Weights of the squared error at the end, and of those where the network runs: the network sees the latter and answers
+to them, which the closed form does not know."""
+
+ROUNDS = 40
+"""Most moves of one search; about ten are usual."""
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """What full runs of a model have told about its path.
+
+    Attributes:
+        gram: inner products of the outputs of the evaluations, divided by the squared norm of the final latent, mean
+            over pictures: float64 [evaluations, evaluations].
+        map: coefficient of each output in the latent that each evaluation begins with, and, last, in the final latent:
+            float64 [evaluations + 1, evaluations], zero from the diagonal on.
+        sigmas: the run's noise levels, shape [steps + 1].
+        stages: evaluations of a step; the last step may have only one.
+        model: class name of the diffusion model.
+        sampler: name of the sampler.
+        cfg: guidance scale, if the guider had one.
+        runs: how many runs this is the mean of.
+
+    Raises:
+        ValueError: saying what is not as it must be.
+    """
+
+    gram: Array
+    map: Array
+    sigmas: tuple[float, ...]
+    stages: int
+    model: str
+    sampler: str
+    cfg: float | None = None
+    runs: int = 1
+
+    def __post_init__(self) -> None:
+        steps, count = self.steps, len(self.gram)
+        _demand(2 <= steps <= MOST_EVALUATIONS, f"has {steps} steps; from 2 to {MOST_EVALUATIONS} are possible")
+        _demand(1 <= self.stages <= MOST_STAGES, f"has {self.stages} evaluations a step")
+        _demand(
+            count in (steps * self.stages, steps * self.stages - self.stages + 1),
+            f"has {count} evaluations, which do not make {steps} steps of {self.stages}",
+        )
+        fitting = self.gram.shape == (count, count) and self.map.shape == (count + 1, count)
+        _demand(fitting, "holds arrays of odd shapes")
+        levels = np.asarray(self.sigmas, dtype=np.float64)
+        for name, array in (("gram", self.gram), ("map", self.map), ("sigmas", levels)):
+            _demand(bool((np.abs(array) <= LARGEST).all()), f"has a {name} that is not finite or too large")
+        _demand(bool((levels >= 0).all() and (np.diff(levels) <= 0).all()), "has noise levels that do not descend")
+        _demand(not np.triu(self.map).any(), "has a map in which an output acts before its evaluation")
+        _demand(np.array_equal(self.gram, self.gram.T), "has a gram that is not symmetric")
+        values = np.linalg.eigvalsh(self.gram)
+        _demand(
+            values[-1] > 0 and values[0] >= -INDEFINITE * values[-1], "has a gram that no outputs have: not definite"
+        )
+        _demand(self.runs >= 1, "is of no run")
+        _demand(self.cfg is None or abs(self.cfg) <= LARGEST, "has a cfg that is not finite")
+
+    @property
+    def steps(self) -> int:
+        """Steps of the sampler."""
+        return len(self.sigmas) - 1
+
+    # ------------------------------------------------------------------------------------------------ text
+
+    def to_json(self) -> str:
+        """Compact JSON, about 14 kB for 50 evaluations: the triangles of both matrices as float32, base64."""
+        return json.dumps(
+            {
+                "spectrum_plan": VERSION,
+                "model": self.model,
+                "sampler": self.sampler,
+                "cfg": self.cfg,
+                "runs": self.runs,
+                "stages": self.stages,
+                "sigmas": [float(f"{sigma:.7g}") for sigma in self.sigmas],
+                "map": _packed(self.map[1:]),
+                "gram": _packed(self.gram),
+            },
+            allow_nan=False,
+            separators=(",", ":"),
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> "Calibration":
+        """The inverse of `to_json`, for text that anyone may have written.
+
+        Raises:
+            ValueError: saying what is wrong.
+        """
+        _demand(len(text) <= MOST_TEXT, f"is longer than {MOST_TEXT} characters")
+        try:
+            data = json.loads(text)
+        except (ValueError, RecursionError):
+            data = None
+        _demand(isinstance(data, dict) and "spectrum_plan" in data, "is not the text that Spectrum Plan gives")
+        version = data.pop("spectrum_plan")
+        _demand(version == VERSION and version is not True, f"is of version {str(version)[:20]}, not {VERSION}")
+        names = {"model", "sampler", "cfg", "runs", "stages", "sigmas", "map", "gram"}
+        _demand(set(data) == names, f"must hold exactly {', '.join(sorted(names))}")
+        for name in ("model", "sampler"):
+            value = data[name]
+            fine = isinstance(value, str) and len(value) <= LONGEST_NAME and value.isprintable()
+            _demand(fine, f"has no usable {name}")
+        for name, most in (("runs", 10**6), ("stages", MOST_STAGES)):
+            value = data[name]
+            _demand(isinstance(value, int) and value is not True and 1 <= value <= most, f"has no usable {name}")
+        _demand(data["cfg"] is None or _number(data["cfg"]), "has no usable cfg")
+        sigmas = data["sigmas"]
+        _demand(isinstance(sigmas, list) and 3 <= len(sigmas) <= MOST_EVALUATIONS + 1, "has no usable sigmas")
+        _demand(all(map(_number, sigmas)), "has sigmas that are no numbers")
+        # The last step has one evaluation where it ends at 0; the lengths of the texts tell which of the two it is.
+        most = (len(sigmas) - 1) * data["stages"]
+        lower = _unpacked(data["gram"], most - data["stages"] + 1, most)
+        after = _unpacked(data["map"], len(lower), len(lower))
+        gram = lower + np.tril(lower, -1).T
+        return cls(
+            gram=gram,
+            map=np.concatenate([np.zeros((1, len(gram))), after]),
+            sigmas=tuple(map(float, sigmas)),
+            **{name: data[name] for name in ("stages", "model", "sampler", "runs")},
+            cfg=None if data["cfg"] is None else float(data["cfg"]),
+        )
+
+    # ------------------------------------------------------------------------------------------------ use
+
+    def misfit(self, model: str, sampler: str, stages: int, sigmas: Sequence[float]) -> str | None:
+        """Why a run is not one that this calibration tells about, or None.
+
+        Args:
+            model, sampler, stages: as the attributes.
+            sigmas: the run's noise levels, shape [steps + 1].
+        """
+        if model != self.model:
+            return f"it was made for {self.model}, this is {model}"
+        if (sampler, stages) != (self.sampler, self.stages):
+            return f"it was made with the sampler {self.sampler}, this is {sampler}"
+        if len(sigmas) != len(self.sigmas):
+            return f"it was made for {self.steps} steps, these are {len(sigmas) - 1}"
+        apart = max(abs(a - b) for a, b in zip(sigmas, self.sigmas, strict=True))
+        if not apart <= LEVEL_TOLERANCE * max(self.sigmas):
+            return "it was made for other noise levels (scheduler, shift or denoise differ)"
+        return None
+
+    def errors(self, computed: Collection[int], forecaster: Forecaster) -> Array:
+        """Predicted error of the latent that each evaluation begins with and, last, of the final latent.
+
+        Args:
+            computed: the steps that are computed; the first step must be among them.
+            forecaster: how the others are forecast.
+
+        Returns:
+            L2 distances to the full run's latents, relative to the norm of its final latent: float64 [evaluations + 1].
+        """
+        return np.sqrt(self._squares(computed, _Residuals(self, forecaster)))
+
+    def predicted(self, computed: Collection[int], forecaster: Forecaster) -> float:
+        """Predicted error of the final latent, see `errors`."""
+        return float(self.errors(computed, forecaster)[-1])
+
+    def _squares(self, computed: Collection[int], residuals: "_Residuals") -> Array:
+        moved = self.map @ residuals.of(computed)
+        return np.einsum("er,er->e", moved, moved)
+
+    def _cost(self, computed: Collection[int], residuals: "_Residuals") -> float:
+        """What a search minimises."""
+        squares = self._squares(computed, residuals)
+        at = [e for step in computed for e in self.evaluations(step)]
+        return float(FINAL * squares[-1] + ALONG * squares[at].sum())
+
+    def evaluations(self, step: int) -> range:
+        """The evaluations of a step."""
+        return range(step * self.stages, min((step + 1) * self.stages, len(self.gram)))
+
+    @cached_property
+    def factor(self) -> Array:
+        """Outputs that have this Gram matrix, one a row, in as few dimensions as it has: [evaluations, rank]."""
+        values, vectors = np.linalg.eigh(self.gram)
+        kept = values > 1e-9 * values[-1]
+        return vectors[:, kept] * np.sqrt(values[kept])
+
+
+class _Residuals:
+    """By how much forecasts miss, in coordinates of `Calibration.factor`.
+
+    Weights depend on the window and the target only, and neighbouring schedules share most windows, so each is solved
+    once. Without a ridge a fit does not know where in the run it stands, and windows are shared along the run too.
+    """
+
+    def __init__(self, calibration: Calibration, forecaster: Forecaster) -> None:
+        self._calibration, self._forecaster = calibration, forecaster
+        self._anywhere = forecaster.ridge == 0
+        self._weights: dict[tuple[tuple[int, ...], int], Array] = {}
+        self._rows: dict[tuple[tuple[int, ...], int], Array] = {}
+
+    def of(self, computed: Collection[int]) -> Array:
+        """Forecast minus output for every evaluation; zero where it is computed: [evaluations, rank]."""
+        calibration = self._calibration
+        result = np.zeros_like(calibration.factor)
+        known: tuple[int, ...] = ()
+        chosen = frozenset(computed)
+        for step in range(calibration.steps):
+            if step in chosen:
+                known = (*known, step)[-self._forecaster.window :]
+            else:
+                span = calibration.evaluations(step)
+                result[span.start : span.stop] = self._row(known, step)
+        return result
+
+    def _row(self, known: tuple[int, ...], step: int) -> Array:
+        """Of one step: [stages of the step, rank]."""
+        row = self._rows.get((known, step))
+        if row is None:
+            calibration = self._calibration
+            weights = self._solved(known, step)
+            row = self._rows[known, step] = np.stack(
+                [
+                    weights @ calibration.factor[[k * calibration.stages + stage for k in known]]
+                    - calibration.factor[e]
+                    for stage, e in enumerate(calibration.evaluations(step))
+                ]
+            )
+        return row
+
+    def _solved(self, known: tuple[int, ...], step: int) -> Array:
+        origin = known[0] if self._anywhere and known else 0
+        key = (tuple(k - origin for k in known), step - origin)
+        if key not in self._weights:
+            self._weights[key] = self._forecaster.weights(key[0], key[1], self._calibration.steps)
+        return self._weights[key]
+
+
+@lru_cache(maxsize=16)
+def improved(
+    calibration: Calibration, start: Plan, forecaster: Forecaster, outside: frozenset[int] = frozenset()
+) -> Plan:
+    """The plan with as many evaluations that is predicted to be best; its warm-up and its tail stay.
+
+    Exchange search: move one computed step to where that helps most, until nothing helps; first between its neighbours,
+    then anywhere. A second or less for 15 of 50.
+
+    Args:
+        calibration: what is known of the run.
+        start: the plan to begin with.
+        forecaster: how the other steps are forecast.
+        outside: steps that are computed in any case, whatever the plan says.
+    """
+    residuals = _Residuals(calibration, forecaster)
+    fixed = {step for step in start.computed if step < start.warmup or step >= calibration.steps - start.tail}
+
+    def cost(computed: Collection[int]) -> float:
+        return calibration._cost(outside.union(computed), residuals)
+
+    best = tuple(start.computed)
+    least = cost(best)
+    for neighbours in (_shifts, _exchanges):
+        for _ in range(ROUNDS):
+            candidates = [(cost(c), c) for c in neighbours(best, fixed, calibration.steps)]
+            found, chosen = min(candidates, default=(math.inf, best))
+            if not found < least * (1 - 1e-6):
+                break
+            least, best = found, chosen
+    return replace(start, computed=best)
+
+
+def _shifts(computed: tuple[int, ...], fixed: Collection[int], steps: int) -> Iterator[tuple[int, ...]]:
+    """Every plan with one step moved between its neighbours."""
+    for place, step in enumerate(computed):
+        if step not in fixed:
+            before = computed[place - 1] if place else -1
+            after = computed[place + 1] if place + 1 < len(computed) else steps
+            for other in range(before + 1, after):
+                if other != step:
+                    yield (*computed[:place], other, *computed[place + 1 :])
+
+
+def _exchanges(computed: tuple[int, ...], fixed: Collection[int], steps: int) -> Iterator[tuple[int, ...]]:
+    """Every plan with one step moved anywhere."""
+    for step in computed:
+        if step not in fixed:
+            rest = [other for other in computed if other != step]
+            for other in range(steps):
+                if other not in computed:
+                    yield tuple(sorted([*rest, other]))
+
+
+def mean(calibrations: Sequence[Calibration]) -> Calibration:
+    """One calibration from runs of the same kind (see `Calibration.misfit`)."""
+    total = sum(c.runs for c in calibrations)
+    gram = sum(c.gram * (c.runs / total) for c in calibrations)
+    return replace(calibrations[-1], gram=gram, runs=total)
+
+
+def _demand(fine: bool, otherwise: str) -> None:
+    if not fine:
+        raise ValueError(f"the plan {otherwise}")
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
+
+
+def _packed(square: Array) -> str:
+    """The lower triangle, row by row, as float32."""
+    rows, columns = np.tril_indices(len(square))
+    return base64.b64encode(square[rows, columns].astype("<f4").tobytes()).decode("ascii")
+
+
+def _unpacked(text: Any, *sizes: int) -> Array:
+    """A lower triangle of one of the sizes: float64 [size, size]."""
+    data = b""
+    if isinstance(text, str):
+        try:
+            data = base64.b64decode(text, validate=True)
+        except (binascii.Error, ValueError):
+            data = b""
+    size = next((size for size in sizes if len(data) == 2 * size * (size + 1)), 0)
+    _demand(size > 0, "has a matrix that does not belong to its steps")
+    square = np.zeros((size, size))
+    square[np.tril_indices(size)] = np.frombuffer(data, dtype="<f4")
+    return square
