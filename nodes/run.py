@@ -233,7 +233,7 @@ class Run:
             return f"{name} is 1, which never forecasts"
         if len(self._schedule.plan(self._steps)) >= self._steps:
             if isinstance(self._schedule, Plan):
-                return f"too few steps: {self._steps}, where {LEAST} are computed at least; use more steps"
+                return f"too few steps: {self._steps}, of which at least {LEAST} are computed; use more steps"
             return (
                 f"too few steps: {self._steps}, of which warmup = {settings.warmup} and tail = {settings.tail} are "
                 f"computed; use more steps or lower them"

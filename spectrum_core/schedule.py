@@ -118,14 +118,21 @@ class Plan(Schedule):
 
 
 LEAST = 5
-"""`balanced` never computes fewer evaluations: the error of a run depends on their number more than on their share."""
 
 EARLY, SPAN = 0.1, 0.1
 """Share of a balanced plan that goes to the start, and how far the start reaches, as a share of the run."""
 
 
+def least(total: int) -> int:
+    """Evaluations of a run that `balanced` computes at least: 2 sqrt(total), 8 of 20.
+
+    The error goes with the square of the gaps, in the run's time, so that short runs bear a smaller speed-up.
+    """
+    return max(LEAST, math.floor(2 * math.sqrt(total)))
+
+
 def balanced(times: Sequence[float], speedup: float, warmup: int, tail: int) -> Plan:
-    """A plan of at most 1 / `speedup` of the evaluations (but `LEAST`), spent where features move.
+    """A plan of at most 1 / `speedup` of the evaluations (but `least`), spent where features move.
 
     Half of them are spread evenly over the steps, half evenly over the noise that the steps take away (most of it goes
     late, where published features of real models change most), and a share follows the warm-up, so that gaps grow
@@ -139,7 +146,7 @@ def balanced(times: Sequence[float], speedup: float, warmup: int, tail: int) -> 
         tail: evaluations computed last, of what the warm-up leaves.
     """
     total = len(times) - 1
-    count = min(total, max(LEAST, math.floor(total / speedup)))
+    count = min(total, max(least(total), math.floor(total / speedup)))
     if count >= total:
         return Plan(warmup, tail, tuple(range(total)))
     first = max(1, min(warmup, max(2, count // 3)))

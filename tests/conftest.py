@@ -13,9 +13,15 @@ from demo.inprocess import boot  # noqa: E402
 
 boot()
 
+from compatibility import Compatibility  # noqa: E402  (ComfyUI comes first)
+
+DOCUMENT = TESTS.parent / "docs" / "compatibility.md"
+DESELECTED = pytest.StashKey[bool]()
+
 
 def pytest_addoption(parser):
     parser.addoption("--all", action="store_true", help="also what takes minutes (marker `all`)")
+    parser.addoption("--write-compatibility", action="store_true", help="write docs/compatibility.md from what runs")
 
 
 def pytest_collection_modifyitems(config, items):
@@ -24,6 +30,21 @@ def pytest_collection_modifyitems(config, items):
         chosen = [item for item in items if item.get_closest_marker("all") is None]
         config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
         items[:] = chosen
+
+
+def pytest_deselected(items):
+    if items:
+        items[0].config.stash[DESELECTED] = True
+
+
+@pytest.fixture(scope="session")
+def compatibility(request):
+    """Called by a test with what it ran and what came of it: a row of docs/compatibility.md (see compatibility.py)."""
+    config = request.config
+    record = Compatibility(DOCUMENT, config.getoption("--write-compatibility"))
+    yield record
+    all_files = {config.invocation_params.dir / argument for argument in config.args} == {TESTS}
+    record.close(whole=all_files and not config.stash.get(DESELECTED, False) and not request.session.testsfailed)
 
 
 @pytest.fixture(scope="session")

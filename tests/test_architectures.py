@@ -20,7 +20,7 @@ def test_every_row_of_the_table_has_a_tiny_model():
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_architecture(name):
+def test_architecture(name, compatibility):
     """Never-skip is exact, the self-test is exact, the schedule is kept, and the plain model is as before."""
     tiny = MODELS[name]
     model = tiny.build()
@@ -41,10 +41,11 @@ def test_architecture(name):
     assert torch.equal(flat(tiny.sample(fast, steps=12, cfg=3.0)), flat(first)), "the second run differs"
     assert torch.equal(flat(tiny.sample(model, steps=12, cfg=3.0)), flat(plain)), "the plain model differs afterwards"
     assert fingerprint(model) == before
+    compatibility("model", name, [trace], distance(first, plain))
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_model_output_target(name):
+def test_model_output_target(name, compatibility):
     """The target that needs no row works on the same models."""
     tiny = MODELS[name]
     model = tiny.build()
@@ -52,7 +53,9 @@ def test_model_output_target(name):
     result = tiny.sample(fast, steps=12, cfg=1.0)
     (trace,) = runs(fast)
     assert kinds(trace) == SCHEDULE and trace.self_test < 1e-6 and not trace.notes
-    assert 0 < distance(result, tiny.sample(model, steps=12, cfg=1.0)) < 1
+    error = distance(result, tiny.sample(model, steps=12, cfg=1.0))
+    assert 0 < error < 1
+    compatibility("model", name, [trace], error, column="model output")
 
 
 @pytest.mark.parametrize("name", MODELS)

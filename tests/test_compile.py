@@ -78,7 +78,7 @@ def compiled(model, backend, per_block):
         pytest.param("wan21_t2v", "inductor", True, "compile", "block output", marks=ALL),
     ],
 )
-def test_compiled_and_accelerated(name, backend, per_block, first, target):
+def test_compiled_and_accelerated(name, backend, per_block, first, target, compatibility):
     """The schedule is kept, blocks rest on forecasts, only the first run compiles, and only its first evaluations."""
     tiny, settings = TINY[name], {**SETTINGS, "target": target}
     model = on_gpu_like_attention(tiny.build())
@@ -104,3 +104,5 @@ def test_compiled_and_accelerated(name, backend, per_block, first, target):
     assert kinds(runs(fast)[1]) == SCHEDULE
     assert torch.equal(tiny.sample(model, steps=STEPS, cfg=3.0), plain)
     assert fingerprint(model) == before and model.model.diffusion_model is network
+    what = "each block compiled" if per_block else "all compiled"
+    compatibility("feature", f"{what}, {backend}, {first} first, {name}, {target}", [trace], distance(result, plain))

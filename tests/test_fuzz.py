@@ -21,7 +21,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from sampling import accelerated, fingerprint, flat, runs
 from spectrum_accelerate.nodes.samplers import SAMPLERS as HOW
-from spectrum_accelerate.nodes.settings import TARGETS
+from spectrum_accelerate.nodes.settings import SCHEDULES, TARGETS
 from spectrum_accelerate.spectrum_core.forecast import INTERCEPTS
 from spectrum_accelerate.spectrum_core.history import History
 from torch.overrides import TorchFunctionMode
@@ -57,6 +57,7 @@ class Case:
     settings: dict[str, Any] = field(hash=False)
     failure: type[BaseException] | None
     moment: float  # part of the plain run's operations after which it fails
+    unknown: bool  # no table knows the sampler
 
     @classmethod
     def make(cls, number: int) -> "Case":
@@ -90,9 +91,12 @@ class Case:
                 "target": rand.choice(TARGETS),
                 "start_percent": start / 20 if rand.random() < 0.15 else 0.0,
                 "end_percent": end / 20 if rand.random() < 0.15 else 1.0,
+                "schedule": rand.choice(SCHEDULES),
+                "speedup": rand.choice((1.0, 1.5, 3.3, 3.3, 16.0)),
             },
             failure=rand.choice(FAILURES) if rand.random() < 0.4 else None,
             moment=rand.random(),
+            unknown=rand.random() < 0.15,
         )
 
     def positive(self) -> list[list[Any]]:
@@ -187,6 +191,8 @@ def check(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(History, "push", spy)
     monkeypatch.setattr(run_module.Run, "__init__", remember)
+    if case.unknown:
+        monkeypatch.setattr(run_module, "SAMPLERS", {})
     fast = accelerated(model, **case.settings)
     fast.add_wrapper(WrappersMP.PREDICT_NOISE, count)
     failure = case.failure("injected") if case.failure else None

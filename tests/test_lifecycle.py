@@ -173,7 +173,7 @@ def test_the_given_model_stays_as_it_is(model):
 
 
 @pytest.mark.parametrize("node", ["EasyCacheNode", "LazyCacheNode"])
-def test_spectrum_stands_down_beside_easycache(model, node):
+def test_spectrum_stands_down_beside_easycache(model, node, compatibility):
     import comfy_extras.nodes_easycache as easycache
 
     cached = getattr(easycache, node).execute(model, 0.2, 0.15, 0.95, False).result[0]
@@ -183,6 +183,7 @@ def test_spectrum_stands_down_beside_easycache(model, node):
     assert trace.summary() == (
         "Spectrum: not accelerated: EasyCache or LazyCache is on the same MODEL; remove one of the two"
     )
+    compatibility("feature", node.removesuffix("Node"), [trace], 0.0)
 
 
 def test_gradients_pass_through(model):

@@ -92,7 +92,7 @@ def test_a_run_shows_its_progress_and_its_summary_on_the_node(page):
     number = page.page.evaluate("kind => String(app.rootGraph.nodes.find(n => n.type == kind).id)", ACCELERATE)
     texts = [detail["text"] for detail in page.seen("progress_text") if detail["nodeId"] == number]
     assert texts[0] == "Spectrum █··········· 1/1"
-    assert texts[-1].startswith("Spectrum: 5 of 12 evaluations computed")
+    assert texts[-1].startswith("Spectrum: 6 of 12 evaluations computed")
     shown = page.page.evaluate("kind => app.rootGraph.nodes.find(n => n.type == kind).widgets.at(-1).value", ACCELERATE)
     assert shown == texts[-1]
     if page.vue:

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from spectrum_accelerate.spectrum_core.schedule import (
-    LEAST,
     FixedInterval,
     GrowingInterval,
     Plan,
     State,
     alternating,
     balanced,
+    least,
 )
 
 quick = settings(deadline=None, derandomize=True, max_examples=150)
@@ -162,7 +162,7 @@ def test_a_balanced_plan_keeps_its_budget_its_warm_up_and_its_tail(times, speedu
     total = len(times) - 1
     schedule = balanced(times, speedup, warmup, tail)
     computed = list(schedule.computed)
-    assert len(computed) == min(total, max(LEAST, math.floor(total / speedup)))
+    assert len(computed) == min(total, max(least(total), math.floor(total / speedup)))
     assert computed == sorted(set(computed)) and set(computed) <= set(range(total))
     assert schedule.plan(total) == computed, "warm-up and tail are part of the budget"
     assert schedule.warmup <= warmup and schedule.tail <= tail
@@ -182,6 +182,10 @@ def test_balanced_gaps_grow_out_of_the_warm_up_and_shrink_to_the_end(steps, shif
     widest = gaps.index(max(gaps))
     assert all(b <= 4 * a for a, b in pairwise(gaps)) and 0 < widest < len(gaps) - 1
     assert gaps[-1] < max(gaps) or shift == 1, "most of the noise goes late where the shift is high"
+
+
+def test_short_runs_are_computed_more():
+    assert [least(n) for n in (4, 5, 8, 12, 20, 28, 50, 100)] == [5, 5, 5, 6, 8, 10, 14, 20]
 
 
 def test_balanced_spends_where_noise_goes():

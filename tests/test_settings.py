@@ -36,10 +36,10 @@ def test_defaults_compute_at_most_fifteen_of_fifty(model):
 def test_defaults_gain_something_at_eight_steps(model):
     """Distilled models: nearly half of the evaluations; four steps are too few, and that is said."""
     assert outcome(model, steps=8, schedule=BALANCED)[1].computed == 5
-    assert outcome(model, steps=12, schedule=BALANCED)[1].computed == 5
+    assert outcome(model, steps=20, schedule=BALANCED)[1].computed == 8
     result, trace = outcome(model, steps=4, schedule=BALANCED)
     assert torch.equal(result, flat(FLUX.sample(model, steps=4)))
-    assert trace.not_accelerated == "too few steps: 4, where 5 are computed at least; use more steps"
+    assert trace.not_accelerated == "too few steps: 4, of which at least 5 are computed; use more steps"
 
 
 def test_schedule_places_what_is_computed(model):
@@ -50,10 +50,10 @@ def test_schedule_places_what_is_computed(model):
 
 
 def test_speedup_is_kept(model):
-    for speedup in (1.5, 2.0, 3.3, 5.0):
+    for speedup in (1.5, 2.0, 2.5):
         trace = outcome(model, schedule=BALANCED, speedup=speedup)[1]
         assert trace.computed == math.floor(30 / speedup)
-    assert outcome(model, schedule=BALANCED, speedup=16.0)[1].computed == 5
+    assert outcome(model, schedule=BALANCED, speedup=16.0)[1].computed == math.floor(2 * math.sqrt(30))
     result, trace = outcome(model, schedule=BALANCED, speedup=1.0)
     assert torch.equal(result, flat(FLUX.sample(model, steps=30))) and "speedup is 1" in trace.summary()
 

@@ -522,7 +522,7 @@ def state(model):
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
-def test_streams(case, histories, monkeypatch):
+def test_streams(case, histories, monkeypatch, compatibility):
     tiny = MODELS[case.model]
     model = case.build(tiny)
     before = state(model)
@@ -550,6 +550,7 @@ def test_streams(case, histories, monkeypatch):
     if histories:
         gc.collect()
     assert not histories, "features outlive the run"
+    compatibility("feature", case.name, fast.traces, distance(got, oracle))
 
 
 @pytest.mark.parametrize("case", CASES[::16], ids=[case.name for case in CASES[::16]])

@@ -78,7 +78,7 @@ def clones(model):
 
 @pytest.mark.parametrize("spectrum", ["first", "last"])
 @pytest.mark.parametrize("target", ["block output", "model output"])
-def test_two_devices_at_once(model, two_devices, split, spectrum, target):
+def test_two_devices_at_once(model, two_devices, split, spectrum, target, compatibility):
     """Cond and uncond run concurrently on two copies of the model; the result is that of one device, bit by bit."""
     settings = {**SETTINGS, "target": target}
     expected = FLUX.sample(accelerated(model, **settings), steps=STEPS, cfg=3.0)
@@ -102,6 +102,7 @@ def test_two_devices_at_once(model, two_devices, split, spectrum, target):
         assert trace.self_test is not None and trace.self_test < 1e-6
     assert [fingerprint(patcher) for patcher in (fast, *clones(fast))] == before
     assert torch.equal(FLUX.sample(model, steps=STEPS, cfg=3.0), plain)
+    compatibility("feature", f"MultiGPU, Spectrum {spectrum}, {target}", runs(fast)[:1], distance(expected, plain))
 
 
 def test_a_failed_self_test_on_one_device(model, two_devices, split, monkeypatch):
@@ -218,7 +219,7 @@ def with_lora(model):
 
 
 @pytest.mark.parametrize("state", ["LOW_VRAM", "NO_VRAM"])
-def test_short_of_memory(model, monkeypatch, state):
+def test_short_of_memory(model, monkeypatch, state, compatibility):
     """--lowvram and --novram: weights stay where they are and are patched layer by layer, at each call."""
     patched = with_lora(model)
     expected = FLUX.sample(accelerated(patched, **SETTINGS), steps=STEPS, cfg=3.0)
@@ -239,3 +240,5 @@ def test_short_of_memory(model, monkeypatch, state):
     assert kinds(runs(fast)[0]) == SCHEDULE and runs(fast)[0].target == "block output" and not runs(fast)[0].notes
     torch.testing.assert_close(result, expected, rtol=1e-3, atol=1e-3)
     assert distance(result, FLUX.sample(model, steps=STEPS, cfg=3.0)) > 1e-3, "the LoRA has an effect"
+    error = distance(result, FLUX.sample(patched, steps=STEPS, cfg=3.0))
+    compatibility("feature", f"LoRA, --{state.replace('_', '').lower()}", runs(fast), error)
