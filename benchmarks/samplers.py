@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 CASES = (Setting(30, 3.0, 3.0), Setting(50, 1.0, 1.0))
 BATCH = 8
+log = logging.getLogger("samplers")
 OUTPUT = Path(__file__).resolve().parent.parent / "docs" / "samplers.md"
 WIDGET = {"unipc": "uni_pc", "unipc_bh2": "uni_pc_bh2"}
 """Sampler function -> its name in ComfyUI's list, where they differ."""
@@ -75,10 +76,11 @@ def measure(setting: Setting, seed: int, name: str, sampler: Sampler) -> dict[st
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tuning", action="store_true", help="tuning seeds; the table goes to the log only")
-    parser.add_argument("names", nargs="*", help="only these samplers; the table goes to the log only")
+    parser.add_argument("--tuning", action="store_true", help="tuning seeds; no file")
+    parser.add_argument("names", nargs="*", help="only these samplers; no file")
     options = parser.parse_args()
     logging.getLogger().setLevel(logging.WARNING)
+    log.setLevel(logging.INFO)
     chosen = [(name, sampler) for name, sampler in names() if not options.names or name in options.names]
     lines = [
         "| sampler | evaluations a step | "
@@ -97,11 +99,10 @@ def main() -> None:
                 "" if row["unlimited"] is None else f"({row['unlimited']:.3f})",
             ]
         lines.append("| " + " | ".join(cells) + " |")
+        log.info(lines[-1])
     text = HEADER.format(batch=BATCH) + "\n" + "\n".join(lines) + "\n"
     if not options.tuning and not options.names:
         OUTPUT.write_text(text)
-    logging.getLogger().setLevel(logging.INFO)
-    logging.info(text)
 
 
 if __name__ == "__main__":

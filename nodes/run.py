@@ -10,7 +10,7 @@ import math
 import threading
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import comfy.model_patcher
@@ -30,7 +30,7 @@ from .control import Deferred, Later, active_controls
 from .discovery import Discovery
 from .observe import Observer, on_level
 from .progress import show
-from .samplers import CHURNED, SAMPLERS, Sampler
+from .samplers import CHURNED, SAMPLERS, STOCHASTIC, Sampler
 from .settings import BLOCK_OUTPUT, RAW_OUTPUT, Settings
 from .streams import Key, Stream, forecast_rows, stream_keys
 
@@ -147,12 +147,13 @@ class Run:
         self._end_sigma = float(sampling.percent_to_sigma(end)) if end < 1 else 0.0
         context = get_executing_context()
         name = _sampler_name(sampler)
-        known = _sampler(name, sampler)
+        flow = isinstance(sampling, comfy.model_sampling.CONST)
+        known = _sampler(name, sampler, flow)
         self._sampler = known or Sampler()
         self._observer = Observer(self._sigmas) if known is None else None
         self._recognising = known is None
         self._steps = max(0, len(self._sigmas) - 1)
-        self._schedule = self._settings.scheduled(_noise_left(sampling, self._sigmas), self._sampler.speedup)
+        self._schedule = self._settings.scheduled(_noise_left(self._sigmas, flow), self._sampler.speedup)
         self._forecaster = STRAIGHT if self._sampler.speedup < math.inf else self._settings.forecaster()
         self.trace = Trace(
             total=self._total(),
@@ -556,14 +557,16 @@ def _sampler_name(sampler: Any) -> str:
     return name.removeprefix("sample_").removesuffix("_function")
 
 
-def _sampler(name: str, sampler: Any) -> Sampler | None:
-    """How a sampler object calls the model, or None if no table knows it."""
+def _sampler(name: str, sampler: Any, flow: bool) -> Sampler | None:
+    """How a sampler object calls a model, which is a flow or not; None if no table knows it."""
     if getattr(sampler, "extra_options", {}).get("s_churn", 0) > 0:
         return CHURNED
-    return SAMPLERS.get(name)
+    known = SAMPLERS.get(name)
+    if known is not None and known.speedup < math.inf and not flow:
+        return replace(known, obstacle=STOCHASTIC)
+    return known
 
 
-def _noise_left(sampling: Any, sigmas: list[float]) -> list[float]:
+def _noise_left(sigmas: list[float], flow: bool) -> list[float]:
     """Share of noise in the latent at each noise level, from 1 to 0: of flows the level itself, else s / (1 + s)."""
-    flow = isinstance(sampling, comfy.model_sampling.CONST)
     return [sigma if flow else sigma / (1 + sigma) for sigma in sigmas]

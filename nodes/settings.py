@@ -89,7 +89,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "warmup",
-        3,
+        2,
         "Evaluations computed at the start, where composition is decided. Raise it when the composition drifts. "
         "'balanced' gives it 2 or at most a third of what it computes. The paper uses 5.",
         1,
@@ -170,8 +170,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "speedup",
         3.3,
-        "With schedule 'balanced': how many times fewer evaluations are computed, at least; but never fewer than 5, nor "
-        "than twice the square root of the steps (8 of 20). Higher is faster and less faithful; 1 never forecasts.",
+        "With schedule 'balanced': how many times fewer evaluations are computed, at least; but never fewer than 5, "
+        "nor than twice the square root of the steps (8 of 20). Higher is faster and less faithful; 1 never forecasts.",
         1,
         16,
         0.1,

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import comfyui_version
 import pytest
-from spectrum_accelerate.nodes.samplers import IRREGULAR, STOCHASTIC
+from spectrum_accelerate.nodes.samplers import IRREGULAR, STOCHASTIC, UNGUIDED
 from spectrum_accelerate.spectrum_core.trace import Trace
 
 Tables = dict[str, dict[str, dict[str, str]]]
 """Area -> row -> column -> text."""
 
-SHORT = {STOCHASTIC: "noise", IRREGULAR: "path", "left its own noise levels": "levels"}
+SHORT = {STOCHASTIC: "noise", UNGUIDED: "unguided", IRREGULAR: "path", "left its own noise levels": "levels"}
 """Why a sampler is not accelerated, as it stands in the cells of its table."""
 
 FACTOR, SLACK = 1.5, 0.01
