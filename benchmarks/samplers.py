@@ -23,7 +23,7 @@ from spectrum_accelerate.nodes.settings import DEFAULTS, Settings
 from tqdm import tqdm
 
 CASES = (Setting(30, 3.0, 3.0), Setting(50, 1.0, 1.0))
-BATCH = 8
+BATCH = 6
 log = logging.getLogger("samplers")
 OUTPUT = Path(__file__).resolve().parent.parent / "docs" / "samplers.md"
 WIDGET = {"unipc": "uni_pc", "unipc_bh2": "uni_pc_bh2"}

@@ -34,7 +34,7 @@ class Architecture:
         taps: the head's entrance; several where the model has several outputs (each that fires is used).
         blocks: dotted paths of the block containers in order of execution (`*`: each child). A list becomes empty, a
             single module None, for which a forward that has one checks. A path that a variant lacks is passed over.
-        feeders: like `blocks`, for modules whose results only the blocks read.
+        feeders: like `blocks`, for modules whose results only the blocks read or that cannot do without them.
         rows_by_call: the feature's rows follow the input's only as long as conditionings are joined the same way.
         options: entries of transformer_options for a call without blocks.
     """
@@ -104,6 +104,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     "LTXAVModel": Architecture((Tap("norm_out"), Tap("audio_norm_out")), ("transformer_blocks",)),
     "CogVideoXTransformer3DModel": Architecture((Tap("norm_final"),), ("blocks",)),
     "GeneralDIT": Architecture((Tap("final_layer"),), ("blocks.*.blocks",)),  # Cosmos 1
+    # SeedVR2 swaps joined conditionings; 3B's last norm goes with the blocks, as its modulation reads their cache.
+    "NaDiT": Architecture((Tap("vid_out"),), ("blocks",), ("vid_out_norm",), rows_by_call=True),
     "MiniMaxH3Model": Architecture((Tap("final_layer"),), ("blocks",), ("token_refiner.blocks",)),
     "Kandinsky5": Architecture((Tap("out_layer"),), ("visual_transformer_blocks",), ("text_transformer_blocks",)),
     # Audio, 3D

@@ -46,12 +46,12 @@ _NAMES: dict[Sampler, str] = {
     Sampler(speedup=1.2): "euler_ancestral euler_ancestral_RF",
     Sampler(stages=2, speedup=1.6): "sa_solver_pece",
     Sampler(stages=2, speedup=1.4): "dpmpp_sde dpmpp_sde_gpu exp_heun_2_x0_sde",
-    Sampler(stages=2, speedup=1.25): "dpm_2_ancestral dpm_2_ancestral_RF dpmpp_2s_ancestral dpmpp_2s_ancestral_RF",
     Sampler(stages=2, speedup=1.3): "seeds_2",
+    Sampler(stages=2, speedup=1.25): "dpmpp_2s_ancestral dpmpp_2s_ancestral_RF",
     Sampler(stages=3, speedup=1.3): "seeds_3",
     Sampler(obstacle=STOCHASTIC): """
         dpmpp_2m_sde dpmpp_2m_sde_gpu dpmpp_2m_sde_heun dpmpp_2m_sde_heun_gpu dpmpp_3m_sde
-        dpmpp_3m_sde_gpu lcm sa_solver
+        dpmpp_3m_sde_gpu lcm sa_solver dpm_2_ancestral dpm_2_ancestral_RF
     """,
     Sampler(obstacle=UNGUIDED): """
         euler_cfg_pp dpmpp_2m_cfg_pp res_multistep_cfg_pp gradient_estimation_cfg_pp euler_ancestral_cfg_pp

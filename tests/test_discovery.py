@@ -20,8 +20,9 @@ SETTINGS = {"warmup": 3, "tail": 1}
 SCHEDULE = "cccfcfcffcfc"
 
 SMALL = {
-    "ace_step", "anima", "hunyuan_dit", "hunyuan_image", "hunyuan_video15", "stable_audio", "wan21_camera", "wan21_i2v",
-    "wan21_scail", "wan22_animate", "wan22_dancer", "wan22_dancer_global", "wan22_s2v",
+    "ace_step", "anima", "hunyuan_dit", "hunyuan_image", "hunyuan_video15", "hunyuan_video15_sr", "stable_audio",
+    "wan21_camera", "wan21_i2v", "wan21_scail", "wan21_scail2", "wan22_animate", "wan22_dancer", "wan22_dancer_global",
+    "wan22_s2v",
 }  # fmt: skip
 """At this size, embedders of full size outweigh the two blocks: found if the blocks need not be half of the network."""
 
@@ -29,8 +30,10 @@ REFUSED = {
     "hidream_o1": "no blocks with a head",  # at this size; at its own, it needs the option in its row
     "z_image_pixel": "the bypassed call differs",  # its head's first argument is not the feature
     "ltxav": "the bypassed call differs",  # two heads
+    "seedvr2": "the bypassed call failed",  # its head reads what the blocks have left in a cache
     "triposplat": "the bypassed call differs",  # two heads
     **dict.fromkeys(("sd15", "sd15_inpaint", "sd15_ip2p", "sd2", "sdxl", "svd"), "no blocks with a head"),
+    **dict.fromkeys(("koala_700m", "lotus_d", "sd_x4_upscaler"), "no blocks with a head"),
     **dict.fromkeys(("cascade_c", "cascade_b"), "no blocks with a head"),
 }
 """Those that only the table knows."""

@@ -120,12 +120,16 @@ def fill(model: torch.nn.Module, seed: int, time_scale: float = 1000.0) -> None:
 
 
 # Buffers that the core leaves to the checkpoint.
-_EMPTY_BUFFERS = ("pos_embed", "y_embedding", "adaln_t_table", "inv_freq")
+_EMPTY_BUFFERS = (
+    *("pos_embed", "y_embedding", "adaln_t_table", "inv_freq"),
+    *("positive_conditioning", "negative_conditioning"),
+)
 
 # Layers whose first columns read the sinusoids of time.
 _TIME_LAYERS = (
     (re.compile(r"(^|\.)(time\w*|t_embed\w*|tmlp)(\.mlp|\.1)?[._](0|in_layer|linear_1|mlp_in)$"), None),
     (re.compile(r"(^|\.)mapper$"), None),
+    (re.compile(r"(^|\.)emb_in\.proj_in$"), None),
     (re.compile(r"(^|\.)distilled_guidance_layer\.in_proj$"), 16),
 )
 
@@ -218,6 +222,13 @@ def _seconds(*names: str) -> Config:
     return {f"conditioner.conditioners.seconds_{name}.{key}": w for name in names for key, w in weights.items()}
 
 
+def _later_frames(rand: Rand) -> torch.Tensor:
+    """A mask that leaves the first frame of a video as it is: each frame has a time of its own then."""
+    mask = torch.ones(1, 1, 3, 8, 8)
+    mask[:, :, 0] = 0
+    return mask
+
+
 def _tiny_adapter(diffusion_model: Any) -> None:
     """Anima's text adapter has 120 million weights and no size in the configuration."""
     import comfy.ops
@@ -287,6 +298,7 @@ _HUNYUAN15 = _HUNYUAN | dict(
     in_channels=65, out_channels=32, patch_size=[1, 1, 1], vec_in_dim=None, guidance_embed=False, byt5=True,
     use_cond_type_embedding=True, vision_in_dim=1152, meanflow_sum=True,
 )
+_HUNYUAN15_SR = _HUNYUAN15 | dict(in_channels=98, meanflow=True)  # distilled: it also reads the next noise level
 _HUNYUAN_IMAGE = _HUNYUAN | dict(
     in_channels=64, out_channels=64, patch_size=[1, 1], vec_in_dim=None, axes_dim=[64, 64], guidance_embed=False,
     byt5=True,
@@ -420,6 +432,9 @@ _SDXL = _SD2 | dict(
     adm_in_channels=64 + 6 * 256, num_classes="sequential", transformer_depth=[0, 1],
     transformer_depth_output=[0, 0, 1, 1],
 )
+_KOALA = _SDXL | dict(transformer_depth_middle=-2)  # no middle block
+_LOTUS = _SD2 | dict(adm_in_channels=4, num_classes="sequential")
+_UPSCALER = _SD2 | dict(in_channels=7, num_classes=1000, disable_self_attentions=[True, False])
 _SVD = _SD2 | dict(
     in_channels=8, adm_in_channels=768, num_classes="sequential", use_temporal_attention=True,
     use_temporal_resblock=True, video_kernel_size=[3, 1, 1], extra_ff_mix_layer=True, use_spatial_context=True,
@@ -449,6 +464,11 @@ _LTXAV = _LTXV | dict(
     image_model="ltxav", audio_cross_attention_dim=64, audio_attention_head_dim=32, audio_num_attention_heads=2,
     connector_attention_head_dim=16, connector_num_attention_heads=2, connector_num_layers=1,
 )
+_SEEDVR: Config = dict(
+    image_model="seedvr2", num_layers=2, mm_layers=1, vid_dim=64, txt_in_dim=48, heads=2, head_dim=32, rope_dim=32,
+    norm_eps=1e-5, mlp_type="swiglu", vid_out_norm=True,
+)
+_SEEDVR_7B = _SEEDVR | dict(mm_layers=2, rope_type="rope3d", mlp_type="normal", vid_out_norm=None)
 _MINIMAX: Config = dict(
     image_model="minimax_h3", hidden_size=64, num_layers=2, token_refiner_num_layers=1, num_attention_heads=2,
     attention_head_dim=32, ffn_hidden_size=128, text_dim=48, time_embed_hidden_size=64, time_embed_dim=64,
@@ -525,6 +545,13 @@ _ALL = (
         ),
     ),
     TinyModel(
+        "hunyuan_video15_sr", "HunyuanVideo", "HunyuanVideo15_SR_Distilled", (32, 3, 4, 4), _HUNYUAN15_SR,
+        detected=True, extras=_with(
+            pooled_output=lambda rand: None, conditioning_byt5small=lambda rand: rand(1, 4, 1472),
+            clip_vision_output=lambda rand: _vision(rand, 1152), concat_latent_image=lambda rand: rand(1, 66, 3, 4, 4),
+        ),
+    ),
+    TinyModel(
         "hunyuan_image", "HunyuanVideo", "HunyuanImage21", (64, 4, 4), _HUNYUAN_IMAGE,
         extras=_with(conditioning_byt5small=lambda rand: rand(1, 4, 1472)), detected=True,
     ),
@@ -577,6 +604,10 @@ _ALL = (
     TinyModel("cosmos_video", "GeneralDIT", "CosmosT2V", _VIDEO, _COSMOS, time_scale=1.0),
     TinyModel("cosmos_predict2", "MiniTrainDIT", "CosmosT2IPredict2", (16, 1, 8, 8), _COSMOS2, time_scale=1.0),
     TinyModel(
+        "cosmos_predict2_i2v", "MiniTrainDIT", "CosmosI2VPredict2", _VIDEO, _COSMOS2 | dict(in_channels=17),
+        extras=_with(concat_mask=_later_frames), time_scale=1.0,
+    ),
+    TinyModel(
         "anima", "Anima", "Anima", (16, 1, 8, 8), _COSMOS2 | dict(image_model="anima"), tokens=128,
         extras=_t5_tokens, finish=_tiny_adapter, time_scale=1.0,
     ),
@@ -592,6 +623,12 @@ _ALL = (
     ),
     TinyModel("sd2", "UNetModel", "SD20", (4, 8, 8), _SD2),
     TinyModel("sdxl", "UNetModel", "SDXL", (4, 8, 8), _SDXL, extras=_pooled(64)),
+    TinyModel("koala_700m", "UNetModel", "KOALA_700M", (4, 8, 8), _KOALA, extras=_pooled(64)),
+    TinyModel("lotus_d", "UNetModel", "LotusD", (4, 8, 8), _LOTUS),
+    TinyModel(
+        "sd_x4_upscaler", "UNetModel", "SD_X4Upscaler", (4, 8, 8), _UPSCALER,
+        extras=_with(concat_image=lambda rand: rand(1, 3, 8, 8), noise_augmentation=lambda rand: 0.3),
+    ),
     TinyModel("svd", "UNetModel", "SVD_img2vid", (4, 8, 8), _SVD, tokens=1, extras=_image(4, 8, 8)),  # batch = video
     TinyModel(
         "cascade_c", "StageC", "Stable_Cascade_C", (16, 8, 8), _CASCADE_C, extras=_pooled(64), time_scale=1e4,
@@ -644,6 +681,16 @@ _ALL = (
         ),
     ),
     TinyModel(
+        "wan21_scail2", "SCAIL2WanModel", "WAN21_SCAIL2", _VIDEO, _WAN | dict(model_type="scail2", in_dim=20),
+        detected=True,
+        extras=_with(
+            _reference(16, 1, 8, 8), clip_vision_output=_vision, pose_video_latent=lambda rand: rand(1, 16, 3, 4, 4),
+            driving_mask_28ch=lambda rand: (rand(1, 3, 28, 4, 4) > 0).float(),
+            ref_mask_28ch=lambda rand: (rand(1, 4, 28, 8, 8) > 0).float(), ref_mask_flag=lambda rand: False,
+        ),
+    ),
+    TinyModel("wan21_flow_rvs", "WanModel", "WAN21_FlowRVS", _VIDEO, _WAN | dict(model_type="flow_rvs")),
+    TinyModel(
         "wan22_s2v", "WanModel_S2V", "WAN22_S2V", _VIDEO,
         _WAN | dict(model_type="s2v", audio_dim=64, audio_inject_layers=[0, 1]), detected=True,
         extras=_with(
@@ -673,6 +720,13 @@ _ALL = (
     TinyModel(
         "ltxav", "LTXAVModel", "LTXAV", (128, 3, 4, 4), _LTXAV, context=128, extras=_masked, detected=True,
         more_latents=((8, 6, 16),),
+    ),
+    *(
+        TinyModel(
+            name, "NaDiT", "SeedVR2", _VIDEO, unet, context=48,
+            extras=lambda rand, tokens: dict(condition=_rand(0)(1, 17, 3, 8, 8)),  # one video for both prompts
+        )
+        for name, unet in (("seedvr2", _SEEDVR), ("seedvr2_7b", _SEEDVR_7B))  # only one of them has a last norm
     ),
     TinyModel(
         "minimax_h3", "MiniMaxH3Model", "MiniMaxH3", (24, 2, 4, 4), _MINIMAX, context=48, detected=True,
