@@ -19,15 +19,15 @@ TUNING, REPORTING = 1000, 2000
 
 @dataclass(frozen=True)
 class Setting:
-    """One way of sampling the embedded model."""
+    """One way of sampling the embedded Flux, or, without a shift, the embedded UNet."""
 
     steps: int
     cfg: float
-    shift: float
+    shift: float | None
 
     def __str__(self) -> str:
         guided = f"CFG {self.cfg:g}" if self.cfg != 1 else "no CFG"
-        return f"{self.steps} steps, {guided}, shift {self.shift:g}"
+        return f"{self.steps} steps, {guided}" + (f", shift {self.shift:g}" if self.shift else "")
 
 
 class Case:
@@ -39,7 +39,7 @@ class Case:
         emoji = generator.choice(len(names["emoji"]), batch, replace=False).tolist()
         backgrounds = generator.integers(len(names["bg"]), size=batch).tolist()
         self.setting, self.seed = setting, seed
-        self.model = inprocess.embedded_model(setting.shift)
+        self.model = inprocess.embedded_model(setting.shift) if setting.shift else inprocess.unet_model()
         self.positive = inprocess.prompts(emoji, backgrounds)
         self.negative = inprocess.prompts([-1] * batch, [-1] * batch)
         self.noise = torch.randn((batch, 16, 12, 12), generator=torch.Generator().manual_seed(seed))

@@ -1,7 +1,8 @@
 """How much of each sampler can be forecast? Relative L2 to the sampler's own full run, on the embedded model.
 
-    python dev.py bench samplers            # docs/samplers.md, on reporting seeds
-    python dev.py bench samplers --tuning   # the same on tuning seeds, which the table in nodes/samplers.py was made by
+    python dev.py bench samplers                # docs/samplers.md, on reporting seeds
+    python dev.py bench samplers --model unet   # docs/samplers-unet.md: a model that predicts noise
+    python dev.py bench samplers --tuning       # on tuning seeds, which the table in nodes/samplers.py was made by
 
 Each sampler runs in full, with the node's defaults, with as many evaluations spent on fewer of its own steps, and
 as if it had no limit of its own: that row is what the table of samplers avoids.
@@ -17,30 +18,49 @@ from typing import Any
 from unittest.mock import patch
 
 from _embedded import REPORTING, TUNING, Case, Setting
+from spectrum_accelerate.nodes import run
 from spectrum_accelerate.nodes.attach import attach, attachment
 from spectrum_accelerate.nodes.samplers import IRREGULAR, SAMPLERS, Sampler
 from spectrum_accelerate.nodes.settings import DEFAULTS, Settings
 from tqdm import tqdm
 
-CASES = (Setting(30, 3.0, 3.0), Setting(50, 1.0, 1.0))
+CASES = {"flux": (Setting(30, 3.0, 3.0), Setting(50, 1.0, 1.0)), "unet": (Setting(30, 3.0, None),)}
 BATCH = 6
 log = logging.getLogger("samplers")
-OUTPUT = Path(__file__).resolve().parent.parent / "docs" / "samplers.md"
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+OUTPUT = {"flux": DOCS / "samplers.md", "unet": DOCS / "samplers-unet.md"}
 WIDGET = {"unipc": "uni_pc", "unipc_bh2": "uni_pc_bh2"}
 """Sampler function -> its name in ComfyUI's list, where they differ."""
 
-HEADER = """# How much of each sampler is forecast
+HEADER = """# How much of each sampler is forecast: {title}
 
-`python dev.py bench samplers`: relative L2 distance of the final latent to the same sampler's full run, mean of {batch}
-pictures, embedded model (a tiny trained Flux; CPU), reporting seeds. *computed*: evaluations computed of all, with the
-node's defaults; *error*: of that run; *fewer steps*: of the same sampler with as many evaluations on fewer steps,
-the honest control (ancestral samplers draw another picture then: other steps, other noise); *unlimited*: the error if
-forecasting went as far as for euler, which `nodes/samplers.py` prevents where it is shown in brackets.
+`python dev.py bench samplers{option}`: relative L2 distance of the final latent to the same sampler's full run, mean of
+{batch} pictures, {model}; CPU, reporting seeds. *computed*: evaluations computed of all, with the node's defaults;
+*error*: of that run; *fewer steps*: of the same sampler with as many evaluations on fewer steps, the honest control
+(ancestral samplers draw another picture then: other steps, other noise); *else*: {otherwise}
 
-What limits the stochastic samplers: at most the error that the paper's method and schedule have on euler (50 steps,
-CFG 3, shift 3: 0.068, [defaults.md](defaults.md)). None is as near to its full run as euler at as many evaluations;
-the others are computed in full.
-"""
+{text}"""
+FLUX = {
+    "title": "a flow",
+    "option": "",
+    "model": "the embedded Flux (tiny, trained)",
+    "otherwise": "the error if forecasting\nwent as far as for euler, which `nodes/samplers.py` prevents.",
+    "text": """What limits the stochastic samplers: at most the error that the paper's method and schedule have on euler
+(50 steps, CFG 3, shift 3: 0.068, [defaults.md](defaults.md)). None is as near to its full run as euler at as many
+evaluations; the others are computed in full. A model that predicts noise bears less
+([samplers-unet.md](samplers-unet.md)).
+""",
+}
+UNET = {
+    "title": "a model that predicts noise",
+    "option": " --model unet",
+    "model": "the embedded UNet (tiny, trained)",
+    "otherwise": "the error if forecasting\nwent as far as for a flow; as far as for euler, if a flow has none.",
+    "text": """Each stochastic sampler would be further from its full run than the paper's method is on euler with the
+Flux (0.068, [defaults.md](defaults.md)), even with the few forecasts that a flow bears ([samplers.md](samplers.md)); so
+none is forecast.
+""",
+}
 
 
 def names() -> Iterator[tuple[str, Sampler]]:
@@ -68,41 +88,39 @@ def measure(setting: Setting, seed: int, name: str, sampler: Sampler) -> dict[st
     if computed < total:
         steps = max(2, round((computed + sampler.stages - 1) / sampler.stages))
         row["fewer"] = float(case.errors(case.sample(case.model, steps, WIDGET.get(name, name))).mean())
-    limited = bool(sampler.obstacle) or sampler.speedup < math.inf
-    with patch.dict(SAMPLERS, {name: replace(sampler, obstacle="", speedup=math.inf)}):
-        row["unlimited"] = accelerated(case, name)[0] if limited else None
+    if sampler.obstacle:
+        with patch.dict(SAMPLERS, {name: replace(sampler, obstacle="")}):
+            row["else"] = accelerated(case, name)[0]
+    elif sampler.speedup < math.inf:
+        free = sampler if computed == total else replace(sampler, speedup=math.inf)
+        with patch.object(run, "_sampler", lambda *_: free):
+            row["else"] = accelerated(case, name)[0]
     return row
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tuning", action="store_true", help="tuning seeds; no file")
+    parser.add_argument("--model", choices=CASES, default="flux")
     parser.add_argument("names", nargs="*", help="only these samplers; no file")
     options = parser.parse_args()
     logging.getLogger().setLevel(logging.WARNING)
     log.setLevel(logging.INFO)
     chosen = [(name, sampler) for name, sampler in names() if not options.names or name in options.names]
-    lines = [
-        "| sampler | evaluations a step | "
-        + " | ".join(f"{s}: computed | error | fewer steps | unlimited" for s in CASES)
-        + " |",
-        "|---" * (2 + 4 * len(CASES)) + "|",
-    ]
+    cases = CASES[options.model]
+    columns = [f"{setting}: computed | error | fewer steps | else" for setting in cases]
+    lines = [f"| sampler | evaluations a step | {' | '.join(columns)} |", "|---" * (2 + 4 * len(cases)) + "|"]
     for name, sampler in tqdm(chosen, disable=None):
         cells = [name, str(sampler.stages)]
-        for setting in CASES:
+        for setting in cases:
             row = measure(setting, TUNING if options.tuning else REPORTING, name, sampler)
-            full = "fewer" not in row
-            cells += ["all" if full else row["computed"], "0" if full else f"{row['error']:.3f}"]
-            cells += [
-                "" if full else f"{row['fewer']:.3f}",
-                "" if row["unlimited"] is None else f"({row['unlimited']:.3f})",
-            ]
+            cells.append(row["computed"] if "fewer" in row else "all")
+            cells += [f"{row[key]:.3f}" if key in row else "" for key in ("error", "fewer", "else")]
         lines.append("| " + " | ".join(cells) + " |")
         log.info(lines[-1])
-    text = HEADER.format(batch=BATCH) + "\n" + "\n".join(lines) + "\n"
     if not options.tuning and not options.names:
-        OUTPUT.write_text(text)
+        header = HEADER.format(batch=BATCH, **{"flux": FLUX, "unet": UNET}[options.model])
+        OUTPUT[options.model].write_text(header + "\n" + "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -39,13 +39,109 @@ def boot() -> None:
     spec.loader.exec_module(module)
 
 
-def embedded_model(shift: float = 3.0) -> Any:
-    """The trained tiny Flux as a MODEL, with flow matching of the given shift."""
+def embedded_model(shift: float = 3.0, weights: "dict[str, torch.Tensor] | None" = None) -> Any:
+    """The trained tiny Flux (or such a one with other weights) as a MODEL, with flow matching of the given shift."""
     import comfy.sd
     from comfy_extras.nodes_model_advanced import ModelSamplingAuraFlow
 
-    model = comfy.sd.load_diffusion_model(str(MODEL / "tiny_flux.safetensors"), {"dtype": _float32()})
+    options = {"dtype": _float32()}
+    if weights is None:
+        model = comfy.sd.load_diffusion_model(str(MODEL / "tiny_flux.safetensors"), options)
+    else:
+        model = comfy.sd.load_diffusion_model_state_dict(dict(weights), options)
     return ModelSamplingAuraFlow().patch_aura(model, shift)[0]
+
+
+UNET = {
+    "image_size": 32,
+    "in_channels": 16,
+    "out_channels": 16,
+    "model_channels": 64,
+    "channel_mult": [1, 3],
+    "num_res_blocks": [2, 1],
+    "transformer_depth": [0, 0, 1],
+    "transformer_depth_middle": 1,
+    "transformer_depth_output": [0, 0, 0, 1, 1],
+    "context_dim": 64,
+    "adm_in_channels": None,
+    "use_linear_in_transformer": False,
+    "use_temporal_attention": False,
+    "use_checkpoint": False,
+    "use_spatial_transformer": True,
+    "legacy": False,
+}
+LUMINA = {
+    "image_model": "lumina2",
+    "patch_size": 2,
+    "in_channels": 16,
+    "dim": 256,
+    "cap_feat_dim": 64,
+    "n_layers": 7,
+    "n_refiner_layers": 1,
+    "n_heads": 4,
+    "n_kv_heads": 4,
+    "multiple_of": 32,
+    "ffn_dim_multiplier": 8 / 3,
+    "qk_norm": True,
+    "axes_dims": [16, 24, 24],
+    "axes_lens": [1536, 512, 512],
+    "rope_theta": 256.0,
+    "z_image_modulation": True,
+    "time_scale": 1000.0,
+}
+"""What ComfyUI's detection would have to find: it knows these families by the widths of the large models."""
+
+
+def unet_config() -> Any:
+    """ComfyUI's configuration of Stable Diffusion 1.5, but with the latents of the embedded VAE."""
+    import comfy.latent_formats
+    import comfy.supported_models
+
+    class TinySD15(comfy.supported_models.SD15):
+        latent_format = comfy.latent_formats.Flux
+
+        def inpaint_model(self) -> bool:
+            return False  # it is not for masks that there are more than four channels
+
+    return TinySD15(UNET)
+
+
+def lumina_config() -> Any:
+    """ComfyUI's configuration of Z-Image."""
+    import comfy.supported_models
+
+    return comfy.supported_models.ZImage(LUMINA)
+
+
+def unet_model(weights: "dict[str, torch.Tensor] | None" = None) -> Any:
+    """The trained tiny UNet (or such a one with other weights) as a MODEL: noise prediction, the times of SD 1.5."""
+    return _load(unet_config(), weights or _weights("tiny_unet"))
+
+
+def lumina_model(shift: float = 3.0, weights: "dict[str, torch.Tensor] | None" = None) -> Any:
+    """The trained tiny Z-Image (or such a one with other weights) as a MODEL, with flow matching of the given shift."""
+    from comfy_extras.nodes_model_advanced import ModelSamplingAuraFlow
+
+    return ModelSamplingAuraFlow().patch_aura(_load(lumina_config(), weights or _weights("tiny_lumina")), shift)[0]
+
+
+def _load(config: Any, weights: "dict[str, torch.Tensor]") -> Any:
+    """What comfy.sd.load_diffusion_model does once it knows the configuration."""
+    import comfy.model_management
+    import comfy.model_patcher
+
+    load, offload = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
+    config.set_inference_dtype(_float32(), None, device=load)
+    model = config.get_model(weights, "")
+    patcher = comfy.model_patcher.CoreModelPatcher(model, load_device=load, offload_device=offload)
+    model.to(offload).load_model_weights(dict(weights), "", assign=patcher.is_dynamic())
+    return patcher
+
+
+def _weights(name: str) -> "dict[str, torch.Tensor]":
+    import comfy.utils
+
+    return comfy.utils.load_torch_file(str(MODEL / f"{name}.safetensors"))
 
 
 def embedded_vae() -> Any:
@@ -77,6 +173,25 @@ def prompts(emoji: list[int], backgrounds: list[int]) -> list:
     context = torch.stack([torch.cat([table["ctx_e"][e], table["ctx_b"][b]]) for e, b in pairs])
     pooled = torch.stack([table["y_e"][e] + table["y_b"][b] for e, b in pairs])
     return [[context, {"pooled_output": pooled}]]
+
+
+def recognise(
+    latents: "torch.Tensor", backgrounds: list[int], means: "dict[str, torch.Tensor] | None" = None
+) -> list[int]:
+    """Which emoji each sampled latent [n, 16, 12, 12] is nearest to, its background being known.
+
+    Nearest is the highest correlation of what the latent has beyond the mean of its background with what the mean of an
+    emoji's composites has beyond the mean of all.
+    """
+    import torch
+    from comfy.latent_formats import Flux
+    from safetensors.torch import load_file
+
+    means = means or load_file(MODEL / "emoji_means.safetensors")
+    emoji, background = means["emoji"].float(), means["bg"].float()
+    patterns = torch.nn.functional.normalize((emoji - emoji.mean(0)).flatten(1))
+    rest = Flux().process_in(latents.float()) - background[backgrounds]
+    return (rest.flatten(1) @ patterns.T).argmax(1).tolist()
 
 
 def _float32() -> "torch.dtype":

@@ -1,0 +1,54 @@
+"""The trained models: what ComfyUI takes them for, and that they draw what they are asked for."""
+
+import comfy.sample
+import pytest
+import torch
+from comfy.model_base import ModelType
+
+from demo import inprocess
+
+MODELS = {"flux": inprocess.embedded_model, "unet": inprocess.unet_model}
+WANTED = {
+    "flux": ("Flux", "Flux", ModelType.FLOW),
+    "unet": ("BaseModel", "UNetModel", ModelType.EPS),
+}
+EMOJI, BACKGROUNDS = [5, 14, 23, 42, 59, 63], [1, 2, 0, 3, 7, 4]
+
+
+def draw(model):
+    """Six emoji on six backgrounds in ten steps."""
+    noise = torch.randn((6, 16, 12, 12), generator=torch.Generator().manual_seed(3))
+    positive, negative = inprocess.prompts(EMOJI, BACKGROUNDS), inprocess.prompts([-1] * 6, [-1] * 6)
+    with torch.inference_mode():
+        return comfy.sample.sample(
+            model, noise, 10, 3.0, "euler", "simple", positive, negative, torch.zeros_like(noise), disable_pbar=True
+        )
+
+
+def hits(latents):
+    """How many of the pictures are recognised."""
+    return sum(a == b for a, b in zip(inprocess.recognise(latents, BACKGROUNDS), EMOJI, strict=True))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_comfyui_takes_it_for_what_it_is(name):
+    model = MODELS[name]().model
+    assert (type(model).__name__, type(model.diffusion_model).__name__, model.model_type) == WANTED[name]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_it_draws_the_emoji_it_is_asked_for(name):
+    """Pictures are nearer to the composites of their own emoji than to those of the 63 others; by chance, none is."""
+    assert hits(draw(MODELS[name]())) >= 4
+
+
+def test_without_its_training_it_would_not():
+    """Weights of the same sizes, but in random order, draw nothing that is recognised."""
+    weights = inprocess.unet_model().model.diffusion_model.state_dict()
+    generator = torch.Generator().manual_seed(0)
+    mixed = {name: _shuffled(value, generator) for name, value in weights.items()}
+    assert hits(draw(inprocess.unet_model(mixed))) <= 1
+
+
+def _shuffled(values, generator):
+    return values.flatten()[torch.randperm(values.numel(), generator=generator)].view(values.shape)
