@@ -4,8 +4,14 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..spectrum_core.calibration import Calibration
 from .attach import attach
 from .settings import BEFORE, NODE, SETTINGS, Setting, Settings, problems
+
+PLAN = (
+    "What Spectrum Plan gave for such a run (same model, sampler, steps and noise levels). 'balanced' then computes as "
+    "many evaluations as without it, but the ones that are worth most there; only the first two and the tail are given."
+)
 
 
 def _widget(setting: Setting) -> io.Input:
@@ -37,7 +43,11 @@ class SpectrumAccelerate(io.ComfyNode):
                 "sampler. What cannot be accelerated runs at full quality, and the node says why."
             ),
             search_aliases=["spectrum", "speed", "cache", "faster", "teacache", "easycache", "forecast"],
-            inputs=[io.Model.Input("model", tooltip="The model to accelerate."), *map(_widget, SETTINGS)],
+            inputs=[
+                io.Model.Input("model", tooltip="The model to accelerate."),
+                *map(_widget, SETTINGS),
+                io.String.Input("plan", optional=True, force_input=True, tooltip=PLAN),
+            ],
             outputs=[io.Model.Output(tooltip="The same model, accelerated when it is sampled.")],
             hidden=[io.Hidden.unique_id],
         )
@@ -49,5 +59,7 @@ class SpectrumAccelerate(io.ComfyNode):
         return "\n".join(found) if found else True
 
     @classmethod
-    def execute(cls, model: Any, **values: Any) -> io.NodeOutput:
-        return io.NodeOutput(attach(model, Settings(**{**BEFORE, **values}), node=str(cls.hidden.unique_id or "")))
+    def execute(cls, model: Any, plan: str = "", **values: Any) -> io.NodeOutput:
+        calibration = Calibration.from_json(plan) if plan.strip() else None
+        node = str(cls.hidden.unique_id or "")
+        return io.NodeOutput(attach(model, Settings(**{**BEFORE, **values}), node, calibration))

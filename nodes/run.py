@@ -20,6 +20,7 @@ from comfy.model_management import InterruptProcessingException
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from comfy_execution.utils import get_executing_context
 
+from ..spectrum_core.calibration import Calibration, improved
 from ..spectrum_core.forecast import Forecaster
 from ..spectrum_core.readback import Readback, Stopwatch
 from ..spectrum_core.schedule import LEAST, Plan, State
@@ -60,11 +61,13 @@ class Attachment:
     Attributes:
         settings: the node's values.
         node: id of the node, to which live messages are sent; empty outside a workflow.
+        calibration: what a full run of this kind has told, if the node was given a plan.
         runs: traces of the latest runs, oldest first. They hold no tensor.
     """
 
     settings: Settings
     node: str = ""
+    calibration: Calibration | None = None
     runs: deque[Trace] = field(default_factory=lambda: deque(maxlen=RUNS_KEPT), compare=False)
 
 
@@ -164,6 +167,8 @@ class Run:
             node=context.node_id if context else "",
             prompt=context.prompt_id if context else "",
         )
+        if attachment.calibration is not None:
+            self._follow(attachment.calibration)
         self._state = State()
         self._computed_last = -1
         self._accelerating = True
@@ -220,6 +225,19 @@ class Run:
         self._streams.clear()
         self._checks.clear()
         self._rooms.clear()
+
+    def _follow(self, calibration: Calibration) -> None:
+        """Compute what the plan of a calibrated run says, if this is such a run; else say why not."""
+        reason = calibration.misfit(self.trace.model, self.trace.sampler, self._sampler.stages, self._sigmas)
+        if not isinstance(self._schedule, Plan):
+            reason = "it needs the schedule 'balanced'"
+        if reason is not None:
+            self.trace.note(f"the plan is not used: {reason}")
+            return
+        outside = frozenset(step for step, sigma in enumerate(self._sigmas[:-1]) if self._outside(sigma))
+        self._schedule = improved(calibration, self._schedule, self._forecaster, outside)
+        error = calibration.predicted(outside.union(self._schedule.computed), self._forecaster)
+        self.trace.note(f"planned, predicted error {error:.2%}")
 
     def _obstacle(self, transformer_options: dict[str, Any]) -> str | None:
         """Why nothing of this run can be forecast, or None."""

@@ -67,7 +67,7 @@ def test_nodes_are_registered_with_their_widgets(server):
     assert node["display_name"] == "Spectrum Accelerate" and node["output"] == ["MODEL"]
     assert node["python_module"] == f"custom_nodes.{PACK}"
     inputs = node["input"]["required"] | node["input"]["optional"]
-    assert list(inputs) == ["model", *(s.name for s in SETTINGS)]
+    assert list(inputs) == ["model", *(s.name for s in SETTINGS), "plan"]
     for setting in SETTINGS:
         _, options = inputs[setting.name]
         assert (options["default"], options["tooltip"]) == (setting.default, setting.tooltip)

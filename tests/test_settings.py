@@ -225,9 +225,9 @@ def test_schema_has_the_widgets_in_the_promised_order():
     names = [i.id for i in schema.inputs]
     assert names == [
         "model", "degree", "window", "skip_interval", "growth", "warmup", "tail", "ridge", "blend", "intercept",
-        "target", "start_percent", "end_percent", "schedule", "speedup",
+        "target", "start_percent", "end_percent", "schedule", "speedup", "plan",
     ]  # fmt: skip
     advanced = [i.id for i in schema.inputs if getattr(i, "advanced", None)]
-    assert advanced == names[7:-2]
-    assert [i.id for i in schema.inputs if i.optional] == names[-2:], "a workflow may be older than they are"
+    assert advanced == names[7:-3]
+    assert [i.id for i in schema.inputs if i.optional] == names[-3:], "a workflow may be older than they are"
     assert all(i.tooltip for i in schema.inputs) and all(s.problem(s.default) is None for s in SETTINGS)

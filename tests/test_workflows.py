@@ -19,7 +19,7 @@ from demo.workflow import find_node, to_prompt
 pytestmark = pytest.mark.server
 
 LANGUAGES = sorted(folder.name for folder in (ROOT / "locales").iterdir())
-NODES = ("SpectrumAccelerate", "SpectrumReport")
+NODES = ("SpectrumAccelerate", "SpectrumReport", "SpectrumCalibrate", "SpectrumPlan")
 COVER_LIMIT = 60_000  # bytes
 NEWER_IS_HIGHER = 32  # what the newer renderer adds to a node's height at most
 
@@ -143,7 +143,7 @@ def test_the_node_help_names_every_input_and_output(server, node):
     text = get(server, f"/extensions/{PACK}/docs/{node}.md").decode()
     schema = server.object_info()[node]
     widgets = [setting.name for setting in SETTINGS] if node == NODES[0] else list(schema["input"]["required"])
-    for name in [*widgets, *(schema["output_name"] if node == NODES[1] else [])]:
+    for name in [*widgets, *(schema["output_name"] if node in (NODES[1], NODES[3]) else [])]:
         assert f"`{name}`" in text, name
 
 
