@@ -92,7 +92,7 @@ class Drawing:
         values: list[Any] = []
         for name, type_, options in _inputs(schema):
             entry: Json = {"name": name, "type": type_, "link": None}
-            if type_ not in WIDGET_TYPES and not type_.startswith("COMFY_DYNAMIC"):
+            if options.get("forceInput") or not (type_ in WIDGET_TYPES or type_.startswith("COMFY_DYNAMIC")):
                 if name in inputs:
                     entry["link"] = self._link(inputs.pop(name), number, len(sockets))
                 sockets.append(entry)
