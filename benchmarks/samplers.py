@@ -54,7 +54,7 @@ evaluations; the others are computed in full. A model that predicts noise bears 
 UNET = {
     "title": "a model that predicts noise",
     "option": " --model unet",
-    "model": "the embedded UNet (tiny, trained)",
+    "model": "the embedded UNet (tiny, half trained)",
     "otherwise": "the error if forecasting\nwent as far as for a flow; as far as for euler, if a flow has none.",
     "text": """Each stochastic sampler would be further from its full run than the paper's method is on euler with the
 Flux (0.068, [defaults.md](defaults.md)), even with the few forecasts that a flow bears ([samplers.md](samplers.md)); so
@@ -115,7 +115,7 @@ def main() -> None:
         for setting in cases:
             row = measure(setting, TUNING if options.tuning else REPORTING, name, sampler)
             cells.append(row["computed"] if "fewer" in row else "all")
-            cells += [f"{row[key]:.3f}" if key in row else "" for key in ("error", "fewer", "else")]
+            cells += [f"{row[key]:.3f}" if row.get(key) else "" for key in ("error", "fewer", "else")]
         lines.append("| " + " | ".join(cells) + " |")
         log.info(lines[-1])
     if not options.tuning and not options.names:

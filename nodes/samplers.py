@@ -51,12 +51,14 @@ _NAMES: dict[Sampler, str] = {
     Sampler(stages=3, speedup=1.3): "seeds_3",
     Sampler(obstacle=STOCHASTIC): """
         dpmpp_2m_sde dpmpp_2m_sde_gpu dpmpp_2m_sde_heun dpmpp_2m_sde_heun_gpu dpmpp_3m_sde
-        dpmpp_3m_sde_gpu lcm sa_solver dpm_2_ancestral dpm_2_ancestral_RF
+        dpmpp_3m_sde_gpu lcm sa_solver
     """,
+    Sampler(stages=2, obstacle=STOCHASTIC): "dpm_2_ancestral dpm_2_ancestral_RF",
     Sampler(obstacle=UNGUIDED): """
         euler_cfg_pp dpmpp_2m_cfg_pp res_multistep_cfg_pp gradient_estimation_cfg_pp euler_ancestral_cfg_pp
-        res_multistep_ancestral_cfg_pp dpmpp_2s_ancestral_cfg_pp
+        res_multistep_ancestral_cfg_pp
     """,
+    Sampler(stages=2, obstacle=UNGUIDED): "dpmpp_2s_ancestral_cfg_pp",
     Sampler(obstacle=IRREGULAR): "heunpp2 dpm_fast dpm_adaptive ar_video",
 }
 
