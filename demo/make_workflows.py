@@ -233,7 +233,7 @@ def demo(drawing: Drawing) -> None:
     drawing.note(
         "About this demo",
         "The network runs on a third of the steps; **Spectrum Accelerate** forecasts the others.\n\n"
-        "Run it, then set *skip_interval* to 1 (nothing is forecast) and run it again to compare.\n\n"
+        "Run it, then set *speedup* to 1 (nothing is forecast) and run it again to compare.\n\n"
         "The model draws emoji of 96 x 96 pixels. It is part of this repository, as is the node **Emoji Prompt**; "
         "*python dev.py serve* starts ComfyUI with both.",
         220,
