@@ -26,7 +26,7 @@ from ..spectrum_core.calibration import LARGEST, MOST_EVALUATIONS, Calibration, 
 from ..spectrum_core.schedule import LEAST, balanced
 from .progress import show
 from .report import COMPUTED, INK, LINE, MARGIN, PALE, WIDTH
-from .run import FOREIGN, _noise_left, _raw, _sampler, _sampler_name
+from .run import FOREIGN, known_sampler, noise_left, raw_network, sampler_name
 from .run import KEY as ACCELERATED
 from .settings import DEFAULTS, NODE, Settings
 
@@ -136,11 +136,11 @@ class Recording:
                 raise CalibrationError(reason)
         if mask is not None:
             raise CalibrationError("a masked run mixes the given latent in at every step; calibrate without the mask")
-        self._name = _sampler_name(sampler)
+        self._name = sampler_name(sampler)
         patcher = guider.model_patcher
         self._sampling = patcher.get_model_object("model_sampling")
         flow = isinstance(self._sampling, comfy.model_sampling.CONST)
-        known = _sampler(self._name, sampler, flow)
+        known = known_sampler(self._name, sampler, flow)
         if known is None:
             raise CalibrationError(f"the sampler {self._name} is not known")
         if known.obstacle or known.speedup < math.inf:
@@ -148,10 +148,10 @@ class Recording:
             raise CalibrationError(f"the sampler {self._name} {why}")
         self._sigmas = sigmas.detach().float().cpu()
         self._stages = known.stages
-        self._model = type(_raw(patcher.model)).__name__
+        self._model = type(raw_network(patcher.model)).__name__
         self._cfg = getattr(guider, "cfg", None)
         self._map = linear_map(sampler, self._sampling, self._sigmas, known.stages)
-        self.times = tuple(_noise_left(self._sigmas.tolist(), flow))
+        self.times = tuple(noise_left(self._sigmas.tolist(), flow))
         self._outputs: list[torch.Tensor] = []
         self._products: list[torch.Tensor] = []
         self._first: torch.Tensor | None = None
@@ -248,7 +248,7 @@ def linear_map(sampler: Any, sampling: Any, sigmas: torch.Tensor, stages: int) -
     Raises:
         CalibrationError: if the sampler needs more than a model's outputs, or another number of them.
     """
-    name = _sampler_name(sampler)
+    name = sampler_name(sampler)
     steps = len(sigmas) - 1
     count = steps * stages - (stages - 1) * (steps > 0 and float(sigmas[-1]) == 0)
     if steps < 2:

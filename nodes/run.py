@@ -149,18 +149,18 @@ class Run:
         self._start_sigma = float(sampling.percent_to_sigma(start)) if start > 0 else math.inf
         self._end_sigma = float(sampling.percent_to_sigma(end)) if end < 1 else 0.0
         context = get_executing_context()
-        name = _sampler_name(sampler)
+        name = sampler_name(sampler)
         flow = isinstance(sampling, comfy.model_sampling.CONST)
-        known = _sampler(name, sampler, flow)
+        known = known_sampler(name, sampler, flow)
         self._sampler = known or Sampler()
         self._observer = Observer(self._sigmas) if known is None else None
         self._recognising = known is None
         self._steps = max(0, len(self._sigmas) - 1)
-        self._schedule = self._settings.scheduled(_noise_left(self._sigmas, flow), self._sampler.speedup)
+        self._schedule = self._settings.scheduled(noise_left(self._sigmas, flow), self._sampler.speedup)
         self._forecaster = STRAIGHT if self._sampler.speedup < math.inf else self._settings.forecaster()
         self.trace = Trace(
             total=self._total(),
-            model=type(_raw(patcher.model)).__name__,
+            model=type(raw_network(patcher.model)).__name__,
             sampler=name,
             target=self._settings.target,
             settings=self._settings.to_dict(),
@@ -251,7 +251,7 @@ class Run:
         if value <= 1:
             return f"{name} is 1, which never forecasts"
         if len(self._schedule.plan(self._steps)) >= self._steps:
-            if isinstance(self._schedule, Plan):
+            if isinstance(self._schedule, Plan) and self._steps <= LEAST:
                 return f"too few steps: {self._steps}, of which at least {LEAST} are computed; use more steps"
             return (
                 f"too few steps: {self._steps}, of which warmup = {settings.warmup} and tail = {settings.tail} are "
@@ -547,7 +547,7 @@ class Run:
         """How to call a base model; decided at its first call."""
         bypass = self._bypasses.get(id(base_model))
         if bypass is None:
-            row = find(type(_raw(base_model))) if self._settings.target == BLOCK_OUTPUT else MODEL_OUTPUT
+            row = find(type(raw_network(base_model))) if self._settings.target == BLOCK_OUTPUT else MODEL_OUTPUT
             bypass = Discovery(base_model, self.trace.note) if row is None else Bypass(base_model, row)
             self._bypasses[id(base_model)] = bypass
         return bypass
@@ -564,18 +564,20 @@ class Run:
         self._bypasses[id(base_model)] = Bypass(base_model, MODEL_OUTPUT)
 
 
-def _raw(base_model: torch.nn.Module) -> torch.nn.Module:
+def raw_network(base_model: torch.nn.Module) -> torch.nn.Module:
+    """The diffusion model of a base model, as it was before torch.compile."""
     network = base_model.diffusion_model
     return getattr(network, "_orig_mod", network)
 
 
-def _sampler_name(sampler: Any) -> str:
+def sampler_name(sampler: Any) -> str:
+    """A sampler object's name as in `SAMPLERS`, whether it is there or not."""
     function = getattr(sampler, "sampler_function", None)
     name = getattr(function, "__name__", type(sampler).__name__)
     return name.removeprefix("sample_").removesuffix("_function")
 
 
-def _sampler(name: str, sampler: Any, flow: bool) -> Sampler | None:
+def known_sampler(name: str, sampler: Any, flow: bool) -> Sampler | None:
     """How a sampler object calls a model, which is a flow or not; None if no table knows it."""
     if getattr(sampler, "extra_options", {}).get("s_churn", 0) > 0:
         return CHURNED
@@ -585,6 +587,6 @@ def _sampler(name: str, sampler: Any, flow: bool) -> Sampler | None:
     return known
 
 
-def _noise_left(sigmas: list[float], flow: bool) -> list[float]:
+def noise_left(sigmas: list[float], flow: bool) -> list[float]:
     """Share of noise in the latent at each noise level, from 1 to 0: of flows the level itself, else s / (1 + s)."""
     return [sigma if flow else sigma / (1 + sigma) for sigma in sigmas]

@@ -118,6 +118,7 @@ class Plan(Schedule):
 
 
 LEAST = 5
+"""Evaluations that a plan computes at least, however short the run."""
 
 EARLY, SPAN = 0.1, 0.1
 """Share of a balanced plan that goes to the start, and how far the start reaches, as a share of the run."""

@@ -328,6 +328,12 @@ def test_too_few_steps(model, fast, compatibility):
     compatibility("feature", "4 steps", runs(fast), 0.0)
 
 
+def test_a_warm_up_that_leaves_nothing_is_named_with_a_stochastic_sampler_too(model):
+    fast = accelerated(model, warmup=12)
+    assert torch.equal(ksampler(fast, sampler="er_sde"), ksampler(model, sampler="er_sde"))
+    assert "too few steps: 12, of which warmup = 12 and tail = 1 are computed" in runs(fast)[0].summary()
+
+
 def test_a_conditioning_that_begins_late_costs_one_evaluation_or_two(model, fast, monkeypatch):
     """ConditioningSetTimestepRange: a new stream is computed until it has two points; the others keep their history."""
     monkeypatch.setattr(comfy.model_patcher.ModelPatcher, "get_free_memory", lambda self, device: 0)
