@@ -7,25 +7,30 @@ through this repository's node.
 
 import math
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 from unittest.mock import patch
 
 import torch
-from _cases import SAMPLERS, Case
+from _cases import SAMPLERS, Case, Setting, distances
 from _foreign import WARMUP, Weights, evenly, hicache, taylor
 from comfy.model_sampling import CONST
 from comfy.patcher_extension import WrappersMP
 from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
 from spectrum_accelerate.nodes import samplers as node_samplers
 from spectrum_accelerate.nodes.attach import attach
+from spectrum_accelerate.nodes.auto import chosen
+from spectrum_accelerate.nodes.calibrate import calibrated, recorder
 from spectrum_accelerate.nodes.settings import DEFAULTS, GROWING, Settings
+from spectrum_accelerate.spectrum_core import calibration as calibration_module
+from spectrum_accelerate.spectrum_core.calibration import Calibration
 from spectrum_accelerate.spectrum_core.forecast import Forecaster
 from spectrum_accelerate.spectrum_core.schedule import GrowingInterval
 
 Result = tuple[torch.Tensor, float]
-PAPER_FIT = {"degree": 4, "window": 64, "ridge": 0.1, "blend": 0.5, "intercept": "paper"}
+PAPER_FIT = {"degree": 4, "window": 64, "ridge": 0.1, "blend": 0.5, "intercept": "paper", "correct": False}
 PAPER_GROWTH = 0.75
 
 
@@ -65,7 +70,7 @@ def fewer_of_its_own(case: Case, count: int) -> Result | None:
 # ------------------------------------------------------------------------------------------------- ComfyUI's nodes
 
 
-def cache(node: Any, case: Case, count: int, threshold: float) -> Result:
+def easy_cache(node: Any, case: Case, count: int, threshold: float) -> Result:
     """ComfyUI's own cache at a threshold, its other widgets at their defaults."""
     model = case.model.clone()
     model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "quality", _with_a_copy)
@@ -166,24 +171,89 @@ def official(total: int, count: int, warmup: int = 5) -> dict[str, Any] | None:
 
 
 def our_plan(case: Case, count: int) -> tuple[Settings, list[int]] | None:
-    """The node's defaults at the speed-up that computes `count` steps, and these steps; None if it cannot."""
+    """The node's defaults with `count` computed steps (Auto's "evaluations"), and these steps; None if it cannot."""
     total = case.setting.steps
     levels = case.sigmas(total).double().numpy()
     flow = isinstance(case.model.get_model_object("model_sampling"), CONST)
+    row = node_samplers.SAMPLERS[SAMPLERS[case.setting.sampler].function]
     noise = (levels if flow else levels / (1 + levels)).tolist()
-    most = node_samplers.SAMPLERS[SAMPLERS[case.setting.sampler].function].speedup
-    for margin in (-1e-6, 1e-6):
-        settings = Settings(**{**DEFAULTS, "speedup": max(1.0, total / count + margin)})
-        computed = settings.scheduled(noise, most).plan(total)
-        if len(computed) == count:
-            return settings, computed
-    return None
+    settings = chosen("evaluations", count * row.stages)
+    computed = settings.scheduled(noise, row.speedup, row.stages).plan(total)
+    return (settings, computed) if len(computed) == count else None
 
 
 def ours(case: Case, count: int) -> Result | None:
     """The node's defaults."""
     planned = our_plan(case, count)
     return planned and case.sample(attach(case.model, planned[0]))
+
+
+CALIBRATING = 4000
+"""Seed of the one prompt that plans are made from; nothing else uses it."""
+
+WEIGHTS = (0.05, 0.25, 1.0)
+"""Of errors along the way against the final one, which the oracle tries."""
+
+
+@cache
+def calibration(setting: Setting) -> Calibration:
+    """What one full run of another prompt tells."""
+    return recorded(Case(setting, CALIBRATING, 1))
+
+
+def recorded(case: Case) -> Calibration:
+    """What a full run of a case tells."""
+    model = calibrated(case.model)
+    case.sample(model)
+    found = recorder(model)
+    assert found is not None
+    return found.runs[-1]
+
+
+def alone(case: Case, row: int) -> Case:
+    """One picture of a case."""
+    single = copy(case)
+    single.batch, single.noise = 1, case.noise[row : row + 1]
+    for name in ("positive", "negative"):
+        rows = [
+            [context[row : row + 1], {key: value[row : row + 1] for key, value in extra.items()}]
+            for context, extra in getattr(case, name)
+        ]
+        setattr(single, name, rows)
+    return single
+
+
+def planned(case: Case, count: int) -> Result | None:
+    """Our defaults with a plan from one other prompt."""
+    found = our_plan(case, count)
+    return found and case.sample(attach(case.model, found[0], calibration=calibration(case.setting)))
+
+
+def oracle(case: Case, count: int) -> Result | None:
+    """The best that a search finds for each picture by itself: plans from its own full run, made with several weights,
+    and the schedule without a plan; the one that ends nearest to its full run."""
+    found = our_plan(case, count)
+    if found is None:
+        return None
+    latents, evaluations = [], []
+    for row in range(case.batch):
+        single = alone(case, row)
+        own, full = recorded(single), single.sample()[0]
+        tried = [single.sample(attach(case.model, found[0]))]
+        for weight in WEIGHTS:
+            with patch.object(calibration_module, "ALONG_CORRECTED", weight):
+                calibration_module.improved.cache_clear()
+                tried.append(single.sample(attach(case.model, found[0], calibration=own)))
+        best = min(tried, key=lambda result: float(distances(result[0], full)[0]))
+        latents.append(best[0])
+        evaluations.append(best[1])
+    return torch.cat(latents), sum(evaluations) / case.batch
+
+
+def uncorrected(case: Case, count: int) -> Result | None:
+    """Our defaults without correction."""
+    found = our_plan(case, count)
+    return found and case.sample(attach(case.model, replace(found[0], correct=False)))
 
 
 def spectrum(changes: dict[str, Any], warmup: int, case: Case, count: int) -> Result | None:
@@ -221,8 +291,8 @@ CONTROLS = ("euler", "dpmpp_2m", "AB2", "ipndm")
 METHODS: tuple[Method, ...] = (
     *(Method(f"fewer steps, {name}", "control", partial(fewer, name)) for name in CONTROLS),
     Method("fewer steps, same sampler", "control", fewer_of_its_own),
-    Method("EasyCache", "ComfyUI", partial(cache, EasyCacheNode), tunes=True),
-    Method("LazyCache", "ComfyUI", partial(cache, LazyCacheNode), tunes=True),
+    Method("EasyCache", "ComfyUI", partial(easy_cache, EasyCacheNode), tunes=True),
+    Method("LazyCache", "ComfyUI", partial(easy_cache, LazyCacheNode), tunes=True),
     Method("reuse", "forecast", partial(as_published, taylor(0), 1)),
     Method("TaylorSeer 1", "forecast", partial(as_published, taylor(1), WARMUP)),
     Method("TaylorSeer 2", "forecast", partial(as_published, taylor(2), WARMUP)),
@@ -234,4 +304,7 @@ METHODS: tuple[Method, ...] = (
     Method("Spectrum, w 0.5, on the model output", "official", spectrum_on_output, node=True),
     Method("Accelerate, paper's schedule", "ours", partial(spectrum, {}, 5), node=True),
     Method("Accelerate", "ours", ours, node=True),
+    Method("Accelerate, not corrected", "ours", uncorrected, node=True),
+    Method("Accelerate, plan of one other prompt", "planned", planned, node=True),
+    Method("Accelerate, oracle plan", "oracle", oracle, node=True),
 )

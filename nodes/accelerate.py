@@ -10,11 +10,13 @@ from .settings import BEFORE, NODE, SETTINGS, Setting, Settings, problems
 
 PLAN = (
     "What Spectrum Plan gave for such a run (same model, sampler, steps and noise levels). 'balanced' then computes as "
-    "many evaluations as without it, but the ones that are worth most there; only the first two and the tail are given."
+    "many evaluations as without it, but the ones that are worth most there (the first and the tail are given); 'error "
+    "control' as few as keep the tolerance."
 )
 
 
-def _widget(setting: Setting) -> io.Input:
+def widget(setting: Setting) -> io.Input:
+    """The input of a node that holds a setting."""
     common: dict[str, Any] = {
         "default": setting.default,
         "tooltip": setting.tooltip,
@@ -23,6 +25,8 @@ def _widget(setting: Setting) -> io.Input:
     }
     if setting.options:
         return io.Combo.Input(setting.name, options=list(setting.options), **common)
+    if isinstance(setting.default, bool):
+        return io.Boolean.Input(setting.name, **common)
     if isinstance(setting.default, int):
         return io.Int.Input(setting.name, min=int(setting.low), max=int(setting.high), **common)
     return io.Float.Input(setting.name, min=setting.low, max=setting.high, step=setting.step, round=0.001, **common)
@@ -45,7 +49,7 @@ class SpectrumAccelerate(io.ComfyNode):
             search_aliases=["spectrum", "speed", "cache", "faster", "teacache", "easycache", "forecast"],
             inputs=[
                 io.Model.Input("model", tooltip="The model to accelerate."),
-                *map(_widget, SETTINGS),
+                *map(widget, SETTINGS),
                 io.String.Input("plan", optional=True, force_input=True, tooltip=PLAN),
             ],
             outputs=[io.Model.Output(tooltip="The same model, accelerated when it is sampled.")],

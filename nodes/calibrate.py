@@ -8,9 +8,7 @@ found by running the sampler itself on coefficients instead of latents. When the
 import logging
 import math
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any
 
 import comfy.model_patcher
@@ -22,13 +20,14 @@ from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from comfy_api.latest import io
 from PIL import Image, ImageDraw, ImageFont
 
-from ..spectrum_core.calibration import LARGEST, MOST_EVALUATIONS, Calibration, improved, mean
-from ..spectrum_core.schedule import LEAST, balanced
+from ..spectrum_core.calibration import LARGEST, Calibration, improved, mean
+from ..spectrum_core.schedule import LEAST, balanced, budget
 from .progress import show
 from .report import COMPUTED, INK, LINE, MARGIN, PALE, WIDTH
-from .run import FOREIGN, known_sampler, noise_left, raw_network, sampler_name
+from .run import FOREIGN, raw_network
 from .run import KEY as ACCELERATED
 from .settings import DEFAULTS, NODE, Settings
+from .solver import LinearError, known_sampler, linear_map, noise_left, raw_output, sampler_name
 
 KEY = "spectrum_calibrate"
 CALIBRATE = "Spectrum Calibrate"
@@ -38,10 +37,6 @@ UNEXPLAINED = 0.01
 """Share of the last latent that the outputs do not explain; of a deterministic sampler, rounding only."""
 
 HEIGHT, TICKS = 320, (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
-
-
-class CalibrationError(Exception):
-    """A run that cannot be calibrated; the message says why."""
 
 
 @dataclass
@@ -87,7 +82,7 @@ def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
     recording = None
     try:
         recording = Recording(guider, given["sampler"], given["sigmas"], given.get("denoise_mask"))
-    except CalibrationError as error:
+    except LinearError as error:
         target.reason = str(error)
         logging.info(f"{CALIBRATE}: not recorded: {error}")
     if recording is None:
@@ -104,7 +99,7 @@ def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
             target.runs.append(recording.result())
             target.times, target.reason = recording.times, ""
             text = f"recorded {len(target.runs)} run{'s' * (len(target.runs) > 1)}"
-        except (CalibrationError, ValueError) as error:  # a NaN latent, say, is no plan
+        except (LinearError, ValueError) as error:  # a NaN latent, say, is no plan
             target.reason, text = str(error), f"not recorded: {error}"
         logging.info(f"{CALIBRATE}: {text}")
         show(target.node, f"{CALIBRATE}: {text}")
@@ -124,33 +119,33 @@ class Recording:
         mask: the mask of an inpainting run, or None.
 
     Raises:
-        CalibrationError: if the run cannot be calibrated.
+        LinearError: if the run cannot be calibrated.
     """
 
     def __init__(self, guider: Any, sampler: Any, sigmas: torch.Tensor, mask: Any) -> None:
         options = guider.model_options["transformer_options"]
         if ACCELERATED in options:
-            raise CalibrationError(f"{NODE} is on the same MODEL; calibrate without it")
+            raise LinearError(f"{NODE} is on the same MODEL; calibrate without it")
         for key, reason in FOREIGN.items():
             if key in options:
-                raise CalibrationError(reason)
+                raise LinearError(reason)
         if mask is not None:
-            raise CalibrationError("a masked run mixes the given latent in at every step; calibrate without the mask")
+            raise LinearError("a masked run mixes the given latent in at every step; calibrate without the mask")
         self._name = sampler_name(sampler)
         patcher = guider.model_patcher
         self._sampling = patcher.get_model_object("model_sampling")
         flow = isinstance(self._sampling, comfy.model_sampling.CONST)
         known = known_sampler(self._name, sampler, flow)
         if known is None:
-            raise CalibrationError(f"the sampler {self._name} is not known")
+            raise LinearError(f"the sampler {self._name} is not known")
         if known.obstacle or known.speedup < math.inf:
             why = known.obstacle or "adds fresh noise, which no plan can foresee"
-            raise CalibrationError(f"the sampler {self._name} {why}")
+            raise LinearError(f"the sampler {self._name} {why}")
         self._sigmas = sigmas.detach().float().cpu()
         self._stages = known.stages
         self._model = type(raw_network(patcher.model)).__name__
         self._cfg = getattr(guider, "cfg", None)
-        self._map = linear_map(sampler, self._sampling, self._sigmas, known.stages)
+        self._map, _ = linear_map(sampler, self._sampling, self._sigmas, known.stages)
         self.times = tuple(noise_left(self._sigmas.tolist(), flow))
         self._outputs: list[torch.Tensor] = []
         self._products: list[torch.Tensor] = []
@@ -182,12 +177,12 @@ class Recording:
         """What the run told. Called once, after it.
 
         Raises:
-            CalibrationError: if the sampler did not do what its coefficients say.
+            LinearError: if the sampler did not do what its coefficients say.
             ValueError: if the numbers make no calibration.
         """
         count = len(self._outputs)
         if self._seen != self._map.shape[0] - 1 or self._first is None or self._last is None or self._picture is None:
-            raise CalibrationError(
+            raise LinearError(
                 f"the sampler {self._name} called the model {self._seen} times, not {self._map.shape[0] - 1}"
             )
         explained = self._map[count - 1, 0] * self._first.float()
@@ -195,7 +190,7 @@ class Recording:
             explained = explained + weight * raw
         off = torch.linalg.vector_norm(explained - self._last) / torch.linalg.vector_norm(self._last)
         if not float(off) <= UNEXPLAINED:
-            raise CalibrationError(
+            raise LinearError(
                 f"the sampler {self._name} does more than combine the network's outputs ({float(off):.1%} unexplained)"
             )
         size = _dot(self._picture, self._picture).clamp_min(1e-12).double().cpu().numpy()
@@ -217,93 +212,6 @@ class Recording:
         self._outputs.clear()
         self._products.clear()
         self._first = self._last = self._picture = None
-
-
-def raw_output(sampling: Any, sigma: torch.Tensor, latent: torch.Tensor, denoised: torch.Tensor) -> torch.Tensor:
-    """What the network gave, from what the sampler gets: every parametrisation is linear, d = a x + b g.
-
-    Args:
-        sampling: ComfyUI's model sampling.
-        sigma: noise levels, shape [batch].
-        latent: the input x, shape [batch, ...].
-        denoised: the result d, of the same shape.
-    """
-    scale = sampling.calculate_denoised(sigma, torch.ones_like(latent), torch.zeros_like(latent))
-    return (denoised - sampling.calculate_denoised(sigma, torch.zeros_like(latent), latent)) / scale
-
-
-def linear_map(sampler: Any, sampling: Any, sigmas: torch.Tensor, stages: int) -> torch.Tensor:
-    """How a sampler combines outputs: the sampler itself, run on coefficients over {latent at first, g_0, g_1, ...}.
-
-    Args:
-        sampler: ComfyUI's sampler object.
-        sampling: ComfyUI's model sampling.
-        sigmas: noise levels, float32 [steps + 1] on the host.
-        stages: evaluations of a step; a last step down to noise level 0 has only one.
-
-    Returns:
-        Coefficients of the latent that each evaluation begins with and, last, of the final one:
-        float32 [evaluations + 1, 1 + evaluations].
-
-    Raises:
-        CalibrationError: if the sampler needs more than a model's outputs, or another number of them.
-    """
-    name = sampler_name(sampler)
-    steps = len(sigmas) - 1
-    count = steps * stages - (stages - 1) * (steps > 0 and float(sigmas[-1]) == 0)
-    if steps < 2:
-        raise CalibrationError("too few steps")
-    if count > MOST_EVALUATIONS:
-        raise CalibrationError(f"{count} evaluations; at most {MOST_EVALUATIONS} can be calibrated")
-    seen: list[torch.Tensor] = []
-
-    def model(x: torch.Tensor, sigma: torch.Tensor, **_: Any) -> torch.Tensor:
-        if len(seen) == count:
-            raise CalibrationError(f"the sampler {name} calls the model more than {count} times")
-        seen.append(x.detach().clone())
-        output = torch.zeros_like(x)
-        output[:, len(seen)] = 1.0
-        return sampling.calculate_denoised(sigma, output, x)
-
-    start = torch.zeros(1, 1 + count, 1, 1)
-    start[:, 0] = 1.0
-    try:
-        with torch.no_grad():
-            end = sampler.sampler_function(
-                _as_samplers_see_it(model, sampling, sigmas),
-                start,
-                sigmas.clone(),  # unipc writes into them
-                extra_args={"model_options": {"transformer_options": {}}, "seed": 0},
-                callback=None,
-                disable=True,
-                **sampler.extra_options,
-            )
-    except CalibrationError:
-        raise
-    except Exception as error:
-        raise CalibrationError(
-            f"the sampler {name} needs more than outputs ({type(error).__name__}: {error})"
-        ) from None
-    if len(seen) != count:
-        raise CalibrationError(f"the sampler {name} calls the model {len(seen)} times, not {count}")
-    return torch.cat([*seen, end.detach()]).reshape(count + 1, count + 1)
-
-
-def _as_samplers_see_it(model: Callable[..., torch.Tensor], sampling: Any, sigmas: torch.Tensor) -> Any:
-    """A function in the clothes of comfy.samplers.KSamplerX0Inpaint: some samplers ask it for the model sampling."""
-
-    class Model:
-        def __init__(self) -> None:
-            self.sigmas = sigmas
-            self.inner_model = SimpleNamespace(
-                inner_model=SimpleNamespace(model_sampling=sampling),
-                model_patcher=SimpleNamespace(get_model_object={"model_sampling": sampling}.__getitem__),
-            )
-
-        def __call__(self, x: torch.Tensor, sigma: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-            return model(x, sigma, **kwargs)
-
-    return Model()
 
 
 def _dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -406,15 +314,15 @@ def curve(calibration: Calibration, times: tuple[float, ...]) -> list[Point]:
     forecaster = settings.forecaster()
     points: list[Point] = []
     for speedup in (1.5, 2.0, 2.5, 3.3, 4.0, 5.0, 7.0):
-        start = balanced(times, speedup, settings.warmup, settings.tail)
-        count = len(start.computed)
+        count = budget(calibration.steps, speedup)
+        start = balanced(times, count, settings.warmup, settings.tail)
         if count < calibration.steps and (not points or count < points[-1].computed):
-            plan = improved(calibration, start, forecaster)
+            plan = improved(calibration, start, forecaster, corrected=settings.correct)
             points.append(
                 Point(
                     count,
-                    calibration.predicted(start.computed, forecaster),
-                    calibration.predicted(plan.computed, forecaster),
+                    calibration.predicted(start.computed, forecaster, settings.correct),
+                    calibration.predicted(plan.computed, forecaster, settings.correct),
                     plan.computed,
                 )
             )

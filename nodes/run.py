@@ -10,7 +10,7 @@ import math
 import threading
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import comfy.model_patcher
@@ -20,10 +20,11 @@ from comfy.model_management import InterruptProcessingException
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from comfy_execution.utils import get_executing_context
 
-from ..spectrum_core.calibration import Calibration, improved
+from ..spectrum_core.calibration import Calibration, cheapest, improved
+from ..spectrum_core.correction import Correction, gain
 from ..spectrum_core.forecast import Forecaster
 from ..spectrum_core.readback import Readback, Stopwatch
-from ..spectrum_core.schedule import LEAST, Plan, State
+from ..spectrum_core.schedule import FEWEST, LEAST, ErrorControl, Plan, State, balanced
 from ..spectrum_core.trace import Evaluation, Trace
 from .architectures import MODEL_OUTPUT, find
 from .bypass import Bypass, Features, TapError
@@ -31,8 +32,9 @@ from .control import Deferred, Later, active_controls
 from .discovery import Discovery
 from .observe import Observer, on_level
 from .progress import show
-from .samplers import CHURNED, SAMPLERS, STOCHASTIC, Sampler
-from .settings import BLOCK_OUTPUT, RAW_OUTPUT, Settings
+from .samplers import Sampler
+from .settings import BALANCED, BLOCK_OUTPUT, CONTROLLED, RAW_OUTPUT, Settings
+from .solver import LinearError, known_sampler, linear_map, noise_left, sampler_name
 from .streams import Key, Stream, forecast_rows, stream_keys
 
 KEY = "spectrum"
@@ -49,6 +51,9 @@ TOLERANCE_HALF = 1e-2
 FOREIGN = {"easycache": "EasyCache or LazyCache is on the same MODEL; remove one of the two"}
 """transformer_options of other accelerators -> why Spectrum stands down."""
 
+
+ARGUMENTS = ("noise", "latent_image", "sampler", "sigmas", "denoise_mask", "callback", "disable_pbar", "seed")
+"""Of ComfyUI's outer_sample, in order."""
 
 RUNS_KEPT = 16
 """Traces (a few kB each) that a MODEL remembers for the report."""
@@ -72,15 +77,18 @@ class Attachment:
 
 
 def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
-    """OUTER_SAMPLE wrapper: the life of a run. `args` are (noise, latent_image, sampler, sigmas, ...)."""
+    """OUTER_SAMPLE wrapper: the life of a run. `args` begin as `ARGUMENTS`."""
     guider = executor.class_obj
     before = guider.model_options
-    given = dict(zip(("noise", "latent_image", "sampler", "sigmas"), args, strict=False)) | kwargs
+    given = dict(zip(ARGUMENTS, args, strict=False)) | kwargs
     run = Run(before["transformer_options"][KEY], guider, given["sampler"], given["sigmas"])
+    if given.get("callback") is not None:
+        given["callback"] = run.previewed(given["callback"])
     guider.model_options = comfy.model_patcher.create_model_options_clone(before)
     try:
         run.install(guider.model_options)
-        return executor(*args, **kwargs)
+        positional = [given.pop(name) for name in ARGUMENTS[: len(args)]]
+        return executor(*positional, *args[len(ARGUMENTS) :], **given)
     except BaseException as error:
         # ComfyUI's interrupt is an Exception in 0.18, no longer in 0.24.
         interrupted = isinstance(error, InterruptProcessingException) or not isinstance(error, Exception)
@@ -108,6 +116,7 @@ class _Evaluation:
     replayed: bool = False  # some call of it was forecast
     controls: dict[Key, Key] = field(default_factory=dict)  # conditioning -> the controls that act on it
     errors: list[Readback] = field(default_factory=list)
+    drift: Readback | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
     thread: int = field(default_factory=threading.get_ident)
 
@@ -150,14 +159,19 @@ class Run:
         self._end_sigma = float(sampling.percent_to_sigma(end)) if end < 1 else 0.0
         context = get_executing_context()
         name = sampler_name(sampler)
-        flow = isinstance(sampling, comfy.model_sampling.CONST)
+        self._flow = flow = isinstance(sampling, comfy.model_sampling.CONST)
         known = known_sampler(name, sampler, flow)
         self._sampler = known or Sampler()
         self._observer = Observer(self._sigmas) if known is None else None
         self._recognising = known is None
         self._steps = max(0, len(self._sigmas) - 1)
-        self._schedule = self._settings.scheduled(noise_left(self._sigmas, flow), self._sampler.speedup)
         self._forecaster = STRAIGHT if self._sampler.speedup < math.inf else self._settings.forecaster()
+        self._guider = guider
+        self._correction = self._corrector(sampler, sampling) if known and self._settings.correct else None
+        self._schedule = self._settings.scheduled(
+            noise_left(self._sigmas, flow), self._sampler.speedup, self._sampler.stages, self._correction is not None
+        )
+        self._shown: tuple[torch.Tensor, torch.Tensor] | None = None
         self.trace = Trace(
             total=self._total(),
             model=type(raw_network(patcher.model)).__name__,
@@ -167,6 +181,8 @@ class Run:
             node=context.node_id if context else "",
             prompt=context.prompt_id if context else "",
         )
+        if self._settings.schedule == CONTROLLED and not isinstance(self._schedule, ErrorControl):
+            self.trace.note("errors are not seen with this sampler: tolerance is not used")
         if attachment.calibration is not None:
             self._follow(attachment.calibration)
         self._state = State()
@@ -177,6 +193,8 @@ class Run:
         self._finished: list[_Evaluation] = []
         self._bypasses: dict[int, Bypass] = {}
         self._streams: dict[Key, Stream] = {}
+        self._drifting: deque[tuple[int, Readback]] = deque()
+        self._guided_by: tuple[frozenset[Key], float] | None = None
         self._checks: list[tuple[Stream, int, Readback]] = []
         self._rooms: dict[int, Features] = {}
 
@@ -186,6 +204,35 @@ class Run:
         """Evaluations of the run: a step down to noise level 0 has only one."""
         ends_at_zero = self._steps > 0 and self._sigmas[-1] == 0
         return self._steps * self._sampler.stages - (self._sampler.stages - 1) * ends_at_zero
+
+    def _corrector(self, sampler: Any, sampling: Any) -> Correction | None:
+        """What corrects this run's gaps; None if its sampler is no fixed linear combination of outputs."""
+        if self._sampler.obstacle or self._sampler.speedup < math.inf:
+            return None
+        try:
+            coefficients, levels = linear_map(
+                sampler, sampling, torch.tensor(self._sigmas), self._sampler.stages, _derivative
+            )
+        except LinearError:
+            return None
+        scales = [float(sampling.noise_scaling(torch.tensor(s), torch.zeros(1), torch.ones(1))) for s in levels]
+
+        def response(evaluation: int) -> float:
+            sigma = levels[evaluation]
+            return (1 - gain(sigma, scales[evaluation], self._guidance())) / sigma if sigma else 0.0
+
+        return Correction(
+            coefficients[:, 1:].double().numpy(),
+            self._sampler.stages,
+            response,
+            lambda known, step: self._forecaster.weights(known, step, self._steps),
+            self._settings.window,
+        )
+
+    def _guidance(self) -> float:
+        """The scale of classifier-free guidance now, if the guider has one."""
+        cfg = getattr(self._guider, "cfg", 1.0)
+        return float(cfg) if isinstance(cfg, int | float) else 1.0
 
     def install(self, options: dict[str, Any]) -> None:
         """Put the run's wrappers into the guider's private options, unless it cannot be accelerated."""
@@ -215,6 +262,7 @@ class Run:
             record.sigma = evaluation.sigma.wait()
             errors = [readback.wait() for readback in evaluation.errors]
             record.error = max(errors) if errors else None
+            record.drift = evaluation.drift.wait() if evaluation.drift else None
         self._finished.clear()
         self._attachment.runs.append(self.trace)
         logging.info(self.trace.summary())
@@ -225,19 +273,38 @@ class Run:
         self._streams.clear()
         self._checks.clear()
         self._rooms.clear()
+        self._shown = None
+        self._drifting.clear()
+        if self._correction is not None:
+            self._correction.restart()
 
     def _follow(self, calibration: Calibration) -> None:
         """Compute what the plan of a calibrated run says, if this is such a run; else say why not."""
         reason = calibration.misfit(self.trace.model, self.trace.sampler, self._sampler.stages, self._sigmas)
-        if not isinstance(self._schedule, Plan):
-            reason = "it needs the schedule 'balanced'"
+        schedule = self._schedule
+        outside = frozenset(step for step, sigma in enumerate(self._sigmas[:-1]) if self._outside(sigma))
+        corrected = self._correction is not None
+        if reason is None and isinstance(schedule, ErrorControl):
+            plan = self._cheapest(calibration, schedule)
+            reason = "no plan keeps the tolerance" if plan is None else None
+        elif isinstance(schedule, Plan):
+            plan = None if reason else improved(calibration, schedule, self._forecaster, outside, corrected)
+        else:
+            reason = reason or f"it needs the schedule {BALANCED!r} or {CONTROLLED!r}"
         if reason is not None:
             self.trace.note(f"the plan is not used: {reason}")
             return
-        outside = frozenset(step for step, sigma in enumerate(self._sigmas[:-1]) if self._outside(sigma))
-        self._schedule = improved(calibration, self._schedule, self._forecaster, outside)
-        error = calibration.predicted(outside.union(self._schedule.computed), self._forecaster)
+        self._schedule = plan
+        error = calibration.predicted(outside.union(plan.computed), self._forecaster, corrected)
         self.trace.note(f"planned, predicted error {error:.2%}")
+
+    def _cheapest(self, calibration: Calibration, schedule: ErrorControl) -> Plan | None:
+        """The plan with the fewest evaluations that keeps the tolerance."""
+        times = noise_left(self._sigmas, self._flow)
+        most = min(schedule.most, self._steps - 1)
+        starts = [balanced(times, count, schedule.warmup, schedule.tail) for count in range(FEWEST, most + 1)]
+        sizes = [math.hypot(1 - s if self._flow else 1, s) for s in self._sigmas[:-1]]
+        return cheapest(calibration, starts, self._forecaster, sizes, schedule.tolerance)
 
     def _obstacle(self, transformer_options: dict[str, Any]) -> str | None:
         """Why nothing of this run can be forecast, or None."""
@@ -296,11 +363,47 @@ class Run:
         except _ComputeInstead:  # forecast and computed conditionings do not mix: their errors would not cancel
             evaluation.occurrences.clear()
             output = executor(x, timestep, *args, **kwargs)
+        output = self._corrected(evaluation, x, timestep, output)
         self._end(evaluation)
         if self._observer is not None:
             self._observer.see(evaluation.sigma, latent, output)
             self._recognised(self._observer.verdict())
         return output
+
+    def _corrected(
+        self, evaluation: _Evaluation, x: torch.Tensor, timestep: torch.Tensor, denoised: torch.Tensor
+    ) -> torch.Tensor:
+        """What the sampler is told instead of a denoised latent, to make good what it was told before."""
+        self._shown = None
+        guided_by = (frozenset(evaluation.occurrences), self._guidance())
+        if guided_by != self._guided_by and self._correction is not None:  # the output jumps
+            self._correction.restart()
+        self._guided_by = guided_by
+        index = evaluation.record.position
+        if self._correction is None or not self._accelerating or index >= self.trace.total:
+            return denoised
+        sigma = timestep.reshape(-1, *[1] * (x.ndim - 1)).to(x)
+        output = (x - denoised).float() / sigma
+        if evaluation.forecast:
+            change = self._correction.forecast(index, output)
+        else:
+            change = self._correction.computed(index, output, x)
+            evaluation.drift = self._correction.drift()
+        if change is None:
+            return denoised
+        told = denoised - (sigma * change).to(denoised.dtype)
+        if self._sigmas[min(evaluation.step + 1, self._steps)] > 0:
+            self._shown = (told, denoised)
+        return told
+
+    def previewed(self, callback: Callable[..., Any]) -> Callable[..., Any]:
+        """A sampler's callback that is shown the denoised latent itself, where the sampler is told another."""
+
+        def shown(step: int, denoised: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            told, plain = self._shown or (None, None)
+            return callback(step, plain if denoised is told else denoised, *args, **kwargs)
+
+        return shown
 
     def _recognised(self, sampler: Sampler | None) -> None:
         """What the unknown sampler has shown of how it calls the model."""
@@ -338,9 +441,20 @@ class Run:
             evaluation.compute_instead(evaluation.record.reason)
         return output
 
+    def _learn(self) -> None:
+        """Tell the schedule the errors that have arrived."""
+        while self._drifting:
+            step, drift = self._drifting[0]
+            error = drift.poll()
+            if error is None:
+                return
+            self._drifting.popleft()
+            self._state = self._schedule.learn(self._state, step, error)
+
     def _begin(self, timestep: torch.Tensor) -> _Evaluation:
         if self._accelerating and not self._recognising and self._off_grid():
             self._stand_down(f"the sampler {self.trace.sampler} left its own noise levels")
+        self._learn()
         index = len(self._finished)
         step, stage = divmod(index, self._sampler.stages)
         sigma = self._sigmas[min(step, self._steps)]
@@ -370,6 +484,8 @@ class Run:
         reason = self._outside(sigma) or self._schedule.reason(self._state, step, self._steps)
         if reason is None and self._drop_unusable():
             reason = "a computed feature was not finite"
+            if self._correction is not None:
+                self._correction.restart()
         return reason
 
     def _outside(self, sigma: float) -> str | None:
@@ -399,6 +515,8 @@ class Run:
             self._state = self._schedule.step(self._state, evaluation.step, forced)
         if not evaluation.forecast and evaluation.stage == self._sampler.stages - 1:
             self._computed_last = evaluation.step
+            if evaluation.drift is not None:
+                self._drifting.append((evaluation.step, evaluation.drift))
             # Conditionings that this step did not have could only be forecast across a gap: let them go.
             self._streams = {
                 key: stream
@@ -570,23 +688,6 @@ def raw_network(base_model: torch.nn.Module) -> torch.nn.Module:
     return getattr(network, "_orig_mod", network)
 
 
-def sampler_name(sampler: Any) -> str:
-    """A sampler object's name as in `SAMPLERS`, whether it is there or not."""
-    function = getattr(sampler, "sampler_function", None)
-    name = getattr(function, "__name__", type(sampler).__name__)
-    return name.removeprefix("sample_").removesuffix("_function")
-
-
-def known_sampler(name: str, sampler: Any, flow: bool) -> Sampler | None:
-    """How a sampler object calls a model, which is a flow or not; None if no table knows it."""
-    if getattr(sampler, "extra_options", {}).get("s_churn", 0) > 0:
-        return CHURNED
-    known = SAMPLERS.get(name)
-    if known is not None and known.speedup < math.inf and not flow:
-        return replace(known, obstacle=STOCHASTIC)
-    return known
-
-
-def noise_left(sigmas: list[float], flow: bool) -> list[float]:
-    """Share of noise in the latent at each noise level, from 1 to 0: of flows the level itself, else s / (1 + s)."""
-    return [sigma if flow else sigma / (1 + sigma) for sigma in sigmas]
+def _derivative(sigma: torch.Tensor, output: torch.Tensor, latent: torch.Tensor) -> torch.Tensor:
+    """The denoised latent by d = (x - denoised) / sigma, in which samplers think: it moves latents and nothing else."""
+    return latent - sigma.reshape(-1, *[1] * (latent.ndim - 1)) * output

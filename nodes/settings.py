@@ -6,10 +6,10 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from ..spectrum_core.forecast import INTERCEPTS, Forecaster, Intercept
-from ..spectrum_core.schedule import FixedInterval, GrowingInterval, Schedule, alternating, balanced
+from ..spectrum_core.schedule import FixedInterval, GrowingInterval, Schedule, alternating, balanced, budget, controlled
 
 TARGETS = BLOCK_OUTPUT, RAW_OUTPUT = "block output", "model output"
-SCHEDULES = BALANCED, GROWING = "balanced", "growing interval"
+SCHEDULES = BALANCED, GROWING, CONTROLLED = "balanced", "growing interval", "error control"
 NODE = "Spectrum Accelerate"
 
 
@@ -29,14 +29,14 @@ class Setting:
     """
 
     name: str
-    default: int | float | str
+    default: int | float | str | bool
     tooltip: str
     low: float = 0
     high: float = 0
     step: float = 1
     options: tuple[str, ...] = ()
     advanced: bool = False
-    before: int | float | str | None = None
+    before: int | float | str | bool | None = None
 
     def problem(self, value: Any) -> str | None:
         """What is wrong with a value and what would work, or None."""
@@ -44,6 +44,8 @@ class Setting:
             if value in self.options:
                 return None
             return f"{self.name} = {value!r}: use one of {', '.join(map(repr, self.options))}"
+        if isinstance(self.default, bool):
+            return None if isinstance(value, bool) else f"{self.name} = {value!r}: use true or false"
         whole = isinstance(self.default, int)
         number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
         if number and math.isfinite(value) and self.low <= value <= self.high:
@@ -89,7 +91,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "warmup",
-        2,
+        1,
         "Evaluations computed at the start, where composition is decided. Raise it when the composition drifts. "
         "'balanced' gives it 2 or at most a third of what it computes. The paper uses 5.",
         1,
@@ -163,7 +165,8 @@ SETTINGS: tuple[Setting, ...] = (
         "schedule",
         BALANCED,
         "Which evaluations are computed. 'balanced': 1 of `speedup`, placed where features move: gaps grow out of the "
-        "warm-up and shrink toward the end. 'growing interval': the paper's, from skip_interval and growth.",
+        "warm-up and shrink toward the end. 'error control': as few as keep the estimated error at `tolerance`. "
+        "'growing interval': the paper's, from skip_interval and growth.",
         options=SCHEDULES,
         before=GROWING,
     ),
@@ -171,11 +174,42 @@ SETTINGS: tuple[Setting, ...] = (
         "speedup",
         3.3,
         "With schedule 'balanced': how many times fewer evaluations are computed, at least; but never fewer than 5, "
-        "nor than twice the square root of the steps (8 of 20). Higher is faster and less faithful; 1 never forecasts.",
+        "nor than twice the square root of the steps (8 of 20). Higher is faster and less faithful; 1 never forecasts. "
+        "With 'error control' the least that is asked for, whatever the error; 1 asks for nothing.",
         1,
         16,
         0.1,
         before=3.3,
+    ),
+    Setting(
+        "tolerance",
+        0.02,
+        "With schedule 'error control': what the final latent may differ from the full run's, relative to itself; 0.02 "
+        "is 2 %. Lower computes more. It is estimated while the picture is made, so that it means the same for every "
+        "model.",
+        0.001,
+        1,
+        0.005,
+        before=0.02,
+    ),
+    Setting(
+        "evaluations",
+        0,
+        "With schedules 'balanced' and 'error control': how many evaluations are computed at most, instead of what "
+        "`speedup` says. 0: by `speedup`.",
+        0,
+        1000,
+        advanced=True,
+        before=0,
+    ),
+    Setting(
+        "correct",
+        True,
+        "Whether the sampler is told, when the next evaluation was computed, what the forecasts before it should have "
+        "been. Costs nothing and brings the picture nearer to the full run's; samplers with noise ignore it. The paper "
+        "does without.",
+        advanced=True,
+        before=False,
     ),
 )
 
@@ -190,6 +224,8 @@ def problems(values: Mapping[str, Any]) -> list[str]:
     start, end = values.get("start_percent"), values.get("end_percent")
     if not found and start is not None and end is not None and start >= end:
         found.append(f"start_percent = {start:g} is not below end_percent = {end:g}: nothing would be forecast")
+    if values.get("schedule") == CONTROLLED and values.get("correct") is False:
+        found.append(f"schedule = {CONTROLLED!r} needs correct = true: the corrector sees the errors")
     return [f"{NODE}: {text}" for text in found]
 
 
@@ -215,6 +251,9 @@ class Settings:
     end_percent: float
     schedule: str
     speedup: float
+    correct: bool
+    tolerance: float
+    evaluations: int
 
     def __post_init__(self) -> None:
         found = problems(self.to_dict())
@@ -231,20 +270,31 @@ class Settings:
 
     def pace(self) -> tuple[str, float]:
         """Name and value of the widget that says how much is forecast; 1 is nothing."""
-        name = "speedup" if self.schedule == BALANCED else "skip_interval"
-        return name, getattr(self, name)
+        if self.schedule == GROWING:
+            return "skip_interval", self.skip_interval
+        if self.schedule == BALANCED and not self.evaluations:
+            return "speedup", self.speedup
+        return ("evaluations", math.inf) if self.evaluations else ("tolerance", math.inf)
 
-    def scheduled(self, times: Sequence[float], most: float = math.inf) -> Schedule:
+    def scheduled(
+        self, times: Sequence[float], most: float = math.inf, stages: int = 1, measured: bool = True
+    ) -> Schedule:
         """The schedule that these values describe.
 
         Args:
             times: see `balanced`.
             most: the highest speed-up that the sampler bears; where that is limited, `alternating` is the schedule.
+            stages: evaluations of a step.
+            measured: whether errors are seen during the run; without, error control is as `balanced`.
         """
+        total = max(0, len(times) - 1)
+        count = budget(total, self.speedup, max(1, self.evaluations // stages) if self.evaluations else 0)
         if most < math.inf:
-            return alternating(len(times) - 1, min(self.speedup, most), self.warmup, self.tail)
-        if self.schedule == BALANCED:
-            return balanced(times, self.speedup, self.warmup, self.tail)
+            return alternating(total, min(total / max(1, count), most), self.warmup, self.tail)
+        if self.schedule == CONTROLLED and measured:
+            return controlled(times, self.tolerance, count, self.warmup, self.tail)
+        if self.schedule in (BALANCED, CONTROLLED):
+            return balanced(times, count, self.warmup, self.tail)
         if self.growth == 0:
             return FixedInterval(self.warmup, self.tail, self.skip_interval)
         return GrowingInterval(self.warmup, self.tail, self.skip_interval, self.growth)

@@ -6,6 +6,9 @@ linear too: it puts g^_j = sum_k a_jk g_k in g_j's place, with weights that depe
 and every forecaster moves x_e by sum_j c_j g_j with c = M_e (A - 1), and the square of that is c^T G c, where
 G_jk = <g_j, g_k>. One run's G predicts them all, and the best evaluations are found on the host.
 
+Where gaps are corrected (correction.py), a step that was forecast counts with its extrapolation until the gap ends,
+with the interpolation that ends with the gap until the next one ends, and with the better interpolation from then on.
+
 That is open loop: it takes the outputs for what they were in the full run, though a latent that is off changes them.
 
 Source: the project's research, "plan from one run's Gram matrix". Related published work: DPCache (arXiv 2602.22654)
@@ -25,6 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .correction import INTERPOLATION, ORDER
 from .forecast import Forecaster
 from .schedule import Plan
 
@@ -44,13 +48,17 @@ INDEFINITE = 1e-4
 LEVEL_TOLERANCE = 1e-3
 """Distance of a run's noise levels to the calibrated ones, relative to the largest."""
 
-FINAL, ALONG = 1.0, 1.0
-"""Weights of the squared error at the end, and of those where the network runs: it sees the latter and answers to them,
-which the closed form does not know, and an end that is good because errors cancel need not stay so. Of 4 : 1/4 to 4 : 4
-equal weights ranked schedules best on the trained model."""
+ALONG, ALONG_CORRECTED = 1.0, 0.25
+"""Weight of the squared errors where the network runs, with and without correction, against the one at the end: it sees
+them and answers to them, which the closed form does not know, and an end that is good because errors cancel need not
+stay so. Chosen by how schedules ranked in the closed loop on the trained models."""
 
-BEGINNING = 2
+BEGINNING = 1
 """Evaluations that a forecast needs to begin. The rest of a warm-up is for runs that nobody has measured."""
+
+LONGEST = 1.75
+"""Longest gap of a plan, in gaps of the schedule that the search begins with: what the closed form does not know (how a
+network answers to a latent that is off) shows first in long ones."""
 
 POWERS = (0.5, 0.65, 0.8, 1.0, 1.25)
 """Where a search begins besides the plan that it is given: steps at these powers of equal parts."""
@@ -204,31 +212,44 @@ class Calibration:
             return "it was made for other noise levels (scheduler, shift or denoise differ)"
         return None
 
-    def errors(self, computed: Collection[int], forecaster: Forecaster) -> Array:
+    def errors(self, computed: Collection[int], forecaster: Forecaster, corrected: bool = False) -> Array:
         """Predicted error of the latent that each evaluation begins with and, last, of the final latent.
 
         Args:
             computed: the steps that are computed; the first step must be among them.
             forecaster: how the others are forecast.
+            corrected: whether gaps are corrected.
 
         Returns:
             L2 distances to the full run's latents, relative to the norm of its final latent: float64 [evaluations + 1].
         """
-        return np.sqrt(self._squares(computed, _Residuals(self, forecaster)))
+        return np.sqrt(self._squares(computed, _Residuals(self, forecaster), corrected))
 
-    def predicted(self, computed: Collection[int], forecaster: Forecaster) -> float:
+    def predicted(self, computed: Collection[int], forecaster: Forecaster, corrected: bool = False) -> float:
         """Predicted error of the final latent, see `errors`."""
-        return float(self.errors(computed, forecaster)[-1])
+        return float(self.errors(computed, forecaster, corrected)[-1])
 
-    def _squares(self, computed: Collection[int], residuals: "_Residuals") -> Array:
-        moved = self.map @ residuals.of(computed)
+    def estimated(self, computed: Collection[int], forecaster: Forecaster, sizes: Sequence[float]) -> float:
+        """What a corrected run would estimate its error to be (see `Trace.error`).
+
+        Args:
+            computed, forecaster: see `errors`.
+            sizes: norm of the latent that each step begins with, relative to the final one's: [steps].
+        """
+        drifts = self.errors(computed, forecaster, corrected=True)
+        return math.hypot(*(drifts[step * self.stages] / sizes[step] for step in computed))
+
+    def _squares(self, computed: Collection[int], residuals: "_Residuals", corrected: bool) -> Array:
+        moved = np.zeros((len(self.map), self.factor.shape[1]))
+        for part, values in residuals.of(computed, corrected):
+            moved += (self.map * part) @ values
         return np.einsum("er,er->e", moved, moved)
 
-    def _cost(self, computed: Collection[int], residuals: "_Residuals") -> float:
+    def _cost(self, computed: Collection[int], residuals: "_Residuals", corrected: bool) -> float:
         """What a search minimises."""
-        squares = self._squares(computed, residuals)
+        squares = self._squares(computed, residuals, corrected)
         at = [e for step in computed for e in self.evaluations(step)]
-        return float(FINAL * squares[-1] + ALONG * squares[at].sum())
+        return float(squares[-1] + (ALONG_CORRECTED if corrected else ALONG) * squares[at].sum())
 
     def evaluations(self, step: int) -> range:
         """The evaluations of a step."""
@@ -243,7 +264,7 @@ class Calibration:
 
 
 class _Residuals:
-    """By how much forecasts miss, in coordinates of `Calibration.factor`.
+    """By how much forecasts and corrections miss, in coordinates of `Calibration.factor`.
 
     Weights depend on the window and the target only, and neighbouring schedules share most windows, so each is solved
     once. Without a ridge a fit does not know where in the run it stands, and windows are shared along the run too.
@@ -251,33 +272,48 @@ class _Residuals:
 
     def __init__(self, calibration: Calibration, forecaster: Forecaster) -> None:
         self._calibration, self._forecaster = calibration, forecaster
-        self._anywhere = forecaster.ridge == 0
-        self._weights: dict[tuple[tuple[int, ...], int], Array] = {}
-        self._rows: dict[tuple[tuple[int, ...], int], Array] = {}
+        self._weights: dict[tuple[bool, tuple[int, ...], int], Array] = {}
+        self._rows: dict[tuple[bool, tuple[int, ...], int], Array] = {}
 
-    def of(self, computed: Collection[int]) -> Array:
-        """Forecast minus output for every evaluation; zero where it is computed: [evaluations, rank]."""
-        calibration = self._calibration
-        result = np.zeros_like(calibration.factor)
-        known: tuple[int, ...] = ()
-        chosen = frozenset(computed)
-        for step in range(calibration.steps):
-            if step in chosen:
-                known = (*known, step)[-self._forecaster.window :]
-            else:
+    def of(self, computed: Collection[int], corrected: bool) -> Iterator[tuple[Array | float, Array]]:
+        """Forecast minus output for every evaluation, zero where it is computed: [evaluations, rank]; with the part of
+        the map that it holds for: [evaluations + 1, evaluations]. Without correction that is all of it."""
+        calibration, forecaster = self._calibration, self._forecaster
+        steps, never = calibration.steps, calibration.steps + 1
+        chosen = sorted(set(computed))
+        ends, judged = np.full(steps, -1), np.full(steps, -1)  # of each step's gap; and the step that corrects it again
+        foretold, first, again = (np.zeros_like(calibration.factor) for _ in range(3))
+        for k, begin in enumerate(chosen):
+            end, after = (chosen[i] if i < len(chosen) else never for i in (k + 1, k + 2))
+            for step in range(begin + 1, min(end, steps)):
                 span = calibration.evaluations(step)
-                result[span.start : span.stop] = self._row(known, step)
-        return result
+                foretold[span.start : span.stop] = self._row(
+                    forecaster, tuple(chosen[: k + 1][-forecaster.window :]), step
+                )
+                if corrected and end < steps:
+                    first[span.start : span.stop] = self._row(INTERPOLATION, (*chosen[: k + 1][-ORDER:], end), step)
+                if corrected and after < steps:
+                    again[span.start : span.stop] = self._row(INTERPOLATION, (begin, end, after), step)
+                ends[step], judged[step] = end, after
+        if not corrected:
+            yield 1.0, foretold
+            return
+        rows = np.append(np.arange(len(foretold)) // calibration.stages, steps)[:, None]
+        ends, judged = (part.repeat(calibration.stages)[None, : len(foretold)] for part in (ends, judged))
+        yield rows <= ends, foretold
+        yield (ends < rows) & (rows <= judged), first
+        yield judged < rows, again
 
-    def _row(self, known: tuple[int, ...], step: int) -> Array:
+    def _row(self, forecaster: Forecaster, known: tuple[int, ...], step: int) -> Array:
         """Of one step: [stages of the step, rank]."""
-        row = self._rows.get((known, step))
+        key = (forecaster is INTERPOLATION, known, step)
+        row = self._rows.get(key)
         if row is None:
             if len(self._rows) >= MOST_HELD:
                 self._rows.clear()
             calibration = self._calibration
-            weights = self._solved(known, step)
-            row = self._rows[known, step] = np.stack(
+            weights = self._solved(forecaster, known, step)
+            row = self._rows[key] = np.stack(
                 [
                     weights @ calibration.factor[[k * calibration.stages + stage for k in known]]
                     - calibration.factor[e]
@@ -286,21 +322,25 @@ class _Residuals:
             )
         return row
 
-    def _solved(self, known: tuple[int, ...], step: int) -> Array:
-        origin = known[0] if self._anywhere and known else 0
-        key = (tuple(k - origin for k in known), step - origin)
+    def _solved(self, forecaster: Forecaster, known: tuple[int, ...], step: int) -> Array:
+        origin = known[0] if forecaster.ridge == 0 else 0
+        key = (forecaster is INTERPOLATION, tuple(k - origin for k in known), step - origin)
         if key not in self._weights:
             if len(self._weights) >= MOST_HELD:
                 self._weights.clear()
-            self._weights[key] = self._forecaster.weights(key[0], key[1], self._calibration.steps)
+            self._weights[key] = forecaster.weights(key[1], key[2], self._calibration.steps)
         return self._weights[key]
 
 
 @lru_cache(maxsize=16)
 def improved(
-    calibration: Calibration, start: Plan, forecaster: Forecaster, outside: frozenset[int] = frozenset()
+    calibration: Calibration,
+    start: Plan,
+    forecaster: Forecaster,
+    outside: frozenset[int] = frozenset(),
+    corrected: bool = False,
 ) -> Plan:
-    """The plan with as many evaluations that is predicted to be best; its tail and two of its warm-up stay.
+    """The plan with as many evaluations that is predicted to be best; its tail and its first evaluation stay.
 
     From the plan given and from a few more, each evaluation in turn goes where it is best between its neighbours; then
     the best of these plans is changed by whole stretches that move and by single evaluations that go anywhere, until
@@ -311,6 +351,7 @@ def improved(
         start: the plan to begin with.
         forecaster: how the other steps are forecast.
         outside: steps that are computed in any case, whatever the plan says.
+        corrected: whether gaps are corrected.
     """
     residuals, steps = _Residuals(calibration, forecaster), calibration.steps
     first = min(BEGINNING, start.warmup)
@@ -320,12 +361,13 @@ def improved(
     middle = start.computed[len(head) : len(start.computed) - len(tail)]
     known: dict[tuple[int, ...], float] = {}
     most = TRIED // len(calibration.gram)
+    gaps = np.interp(np.arange(steps), start.computed, np.arange(len(start.computed)))
 
     def cost(free: tuple[int, ...]) -> float:
         if free not in known:
-            if len(known) >= most:
+            if len(known) >= most or np.diff(gaps[[*head, *free, *tail]], append=gaps[-1]).max(initial=0) > LONGEST:
                 return math.inf
-            known[free] = calibration._cost(outside.union(head, free, tail), residuals)
+            known[free] = calibration._cost(outside.union(head, free, tail), residuals, corrected)
         return known[free]
 
     starts = dict.fromkeys([middle, *_spread(len(middle), low, high)])
@@ -338,6 +380,26 @@ def improved(
             break
         best = other
     return replace(start, warmup=first, computed=(*head, *best, *tail))
+
+
+def cheapest(
+    calibration: Calibration, starts: Sequence[Plan], forecaster: Forecaster, sizes: Sequence[float], tolerance: float
+) -> Plan | None:
+    """The first of some plans that, improved for corrected runs, keeps the estimated error at a tolerance (bisection).
+
+    Args:
+        starts: plans to begin with, by ascending number of evaluations.
+        sizes: see `Calibration.estimated`.
+    """
+    fitting, low, high = None, 0, len(starts)
+    while low < high:
+        middle = (low + high) // 2
+        plan = improved(calibration, starts[middle], forecaster, corrected=True)
+        if calibration.estimated(plan.computed, forecaster, sizes) <= tolerance:
+            fitting, high = plan, middle
+        else:
+            low = middle + 1
+    return fitting
 
 
 def _settled(free: tuple[int, ...], low: int, high: int, cost: Callable[[tuple[int, ...]], float]) -> tuple[int, ...]:

@@ -1,7 +1,8 @@
 """Compute or forecast? One class per schedule; the state of a run is passed explicitly.
 
 The paper's schedules are intervals: after each computed evaluation they say which is computed next. A `Plan` has chosen
-before the run begins; `balanced` makes one that spends a budget of evaluations where features move.
+before the run begins; `balanced` makes one that spends a budget of evaluations where features move. `ErrorControl`
+chooses as it goes, by the errors that it sees.
 `warmup` evaluations at the start and `tail` evaluations at the end of the run are always computed.
 """
 
@@ -10,9 +11,10 @@ import sys
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,11 @@ class Schedule(ABC):
     @abstractmethod
     def step(self, state: State, index: int, forced: bool = False) -> State:
         """The state after evaluation `index` was computed; `forced` when not by this schedule's own choice."""
+
+    def learn(self, state: State, index: int, error: float) -> State:
+        """The state when it is known by how much the latent was off at the computed evaluation `index`, relative to
+        itself. It may come late. Only schedules that adapt care."""
+        return state
 
     def reason(self, state: State, index: int, total: int) -> str | None:
         """Why evaluation `index` of `total` is computed, or None where it is forecast."""
@@ -117,11 +124,100 @@ class Plan(Schedule):
         return State(self.computed[later] if later < len(self.computed) else sys.maxsize, state.steps + 1)
 
 
-LEAST = 5
-"""Evaluations that a plan computes at least, however short the run."""
+@dataclass(frozen=True)
+class Controlled(State):
+    """What `ErrorControl` remembers.
 
-EARLY, SPAN = 0.1, 0.1
-"""Share of a balanced plan that goes to the start, and how far the start reaches, as a share of the run."""
+    Attributes:
+        latest: the evaluation computed last; -1 for none.
+        before: the one before it.
+        interval: what the next gap may be, in units of `measure`.
+        ratio: error to allowed error of the latest gap that is known.
+    """
+
+    latest: int = -1
+    before: int = -1
+    interval: float = 0.0
+    ratio: float = 1.0
+
+
+@dataclass(frozen=True)
+class ErrorControl(Schedule):
+    """Gaps as long as a tolerance allows, as ODE solvers choose their steps.
+
+    The latent drifts while evaluations are forecast; when the next one is computed, the drift is known. Drifts add up
+    like independent errors, so a gap that covers the share s of the run (by `measure`) may drift by tolerance sqrt(s),
+    and the root of their sum of squares, which is what the final latent is off by at most on the models measured
+    (docs/schedules.md), is the tolerance. The next gap follows by a proportional-integral controller (Gustafsson 1991;
+    Hairer, Norsett & Wanner, II.4, IV.2), and shrinks at least to half after an error far above what was allowed.
+
+    Attributes:
+        tolerance: of the relative error of the final latent.
+        places: see `measure`.
+        most: evaluations to compute at most; at the end, gaps are as long as that demands.
+    """
+
+    tolerance: float
+    places: tuple[float, ...]
+    most: int
+
+    def step(self, state: State, index: int, forced: bool = False) -> State:
+        """See `Schedule`. Until the gap's own error is known, the next one is as long as was last thought right."""
+        known = state if isinstance(state, Controlled) else Controlled()
+        if index < self.warmup or not known.interval:
+            interval = self.places[min(index + FIRST_GAP, len(self.places) - 1)] - self.places[index]
+        elif index == known.latest + 1 and not forced:  # nothing was forecast: there is no error to learn from
+            interval = RECOVER * known.interval
+        else:
+            interval = known.interval
+        after = Controlled(0, known.steps + (not forced), index, known.latest, interval, known.ratio)
+        return replace(after, due=self._next(after))
+
+    def learn(self, state: State, index: int, error: float) -> State:
+        """See `Schedule`. Errors of gaps before the latest come too late."""
+        if not isinstance(state, Controlled) or index != state.latest or state.before < 0 or not math.isfinite(error):
+            return state
+        gap = self.places[index] - self.places[state.before]
+        ratio = min(max(error / (self.tolerance * math.sqrt(max(gap, 1e-9))), 1e-6), 1e6)
+        factor = SAFETY * ratio**-INTEGRAL * (state.ratio / ratio) ** PROPORTIONAL
+        if ratio > REJECTED:
+            factor = min(factor, 0.5)
+        after = replace(state, interval=gap * min(max(factor, SHRINK), GROW), ratio=ratio)
+        return replace(after, due=self._next(after))
+
+    def _next(self, state: Controlled) -> int:
+        """The evaluation to compute after the latest."""
+        end = len(self.places) - 1 - self.tail
+        left = self.most - state.steps - self.tail
+        if left <= 0 or state.latest >= end - 1:
+            return end
+        here = self.places[state.latest]
+        demanded = (1 - here) / (left + 1) if left < end - 1 - state.latest else 0.0
+        wanted = here + max(state.interval, demanded)
+        # The nearest one, but neither the latest again nor a step into the tail that its neighbour could do without.
+        nearest = bisect_right(self.places, wanted, lo=state.latest + 1)
+        if nearest > state.latest + 1 and wanted - self.places[nearest - 1] < self.places[min(nearest, end)] - wanted:
+            nearest -= 1
+        return min(nearest, end)
+
+
+FIRST_GAP = 2
+"""The first gap of a run whose errors are not known yet."""
+
+SAFETY, INTEGRAL, PROPORTIONAL = 0.8, 0.3, 0.1
+"""Of the controller: a gap's drift goes about with the 2.5th to 3rd power of its length."""
+
+SHRINK, GROW, REJECTED = 0.3, 1.5, 3.0
+"""Limits of a gap's change, and the ratio to the allowed error from which on it is halved at least."""
+
+RECOVER = 1.25
+"""Growth of the wanted gap for each evaluation computed right after another: those show no error to go by."""
+
+LEAST, FEWEST = 5, 3
+"""Evaluations that a plan computes at least, however short the run; and if so few are asked for."""
+
+EARLY, LATE, SPAN = 0.1, 0.05, 0.1
+"""Shares of a balanced plan that go to the start and to the end, and how far these reach, as a share of the run."""
 
 
 def least(total: int) -> int:
@@ -132,39 +228,65 @@ def least(total: int) -> int:
     return max(LEAST, math.floor(2 * math.sqrt(total)))
 
 
-def balanced(times: Sequence[float], speedup: float, warmup: int, tail: int) -> Plan:
-    """A plan of at most 1 / `speedup` of the evaluations (but `least`), spent where features move.
+def budget(total: int, speedup: float, evaluations: int = 0) -> int:
+    """How many of `total` evaluations to compute: `evaluations`, or, if that is 0, 1 / `speedup` but `least`."""
+    return min(total, max(FEWEST, evaluations) if evaluations else max(least(total), math.floor(total / speedup)))
 
-    Half of them are spread evenly over the steps, half evenly over the noise that the steps take away (most of it goes
-    late, where published features of real models change most), and a share follows the warm-up, so that gaps grow
-    smoothly out of it: a polynomial through points close together does not reach far.
+
+def balanced(times: Sequence[float], count: int, warmup: int, tail: int) -> Plan:
+    """A plan of `count` evaluations, spent where features move.
+
+    They lie at equal distances of `measure`: half of them are spread evenly over the steps, half evenly over the noise
+    that the steps take away, and gaps grow smoothly out of the warm-up (a polynomial through points close together does
+    not reach far) and shrink toward the end.
 
     Args:
         times: noise left at the start of each evaluation and after the last one, from 1 (pure noise) to 0:
             shape [evaluations + 1].
-        speedup: evaluations of the run for each computed one.
+        count: evaluations to compute; see `budget`.
         warmup: evaluations computed first; at most 2 or a third of what is computed.
         tail: evaluations computed last, of what the warm-up leaves.
     """
     total = len(times) - 1
-    count = min(total, max(least(total), math.floor(total / speedup)))
     if count >= total:
         return Plan(warmup, tail, tuple(range(total)))
     first = max(1, min(warmup, max(2, count // 3)))
     last = min(tail, count - first)
     chosen = [*range(first)]
     between, end = count - first - last, total - last
+    places = measure(times, first, end)
+    for place in range(1, between + 1):
+        nearest = int(np.abs(places - place / (between + 1)).argmin())
+        chosen.append(min(max(nearest, chosen[-1] + 1), end - 1 - (between - place)))
+    return Plan(first, last, (*chosen, *range(end, total)))
+
+
+def measure(times: Sequence[float], first: int, end: int) -> NDArray[np.float64]:
+    """How much of what is to be followed has passed before each evaluation: 0 at the warm-up's last one, 1 at `end`.
+
+    Half of it goes by steps, half by noise, but for a share at the start and one at the end, where the published
+    features of real models change most.
+
+    Args:
+        times: see `balanced`.
+        first: evaluations computed first, at least 1.
+        end: the evaluation from which on all are computed.
+
+    Returns:
+        float64 [evaluations + 1], ascending.
+    """
+    total = len(times) - 1
     steps = np.arange(total + 1) - (first - 1)
     noise = np.concatenate([[0.0], np.abs(np.diff(np.asarray(times, dtype=np.float64))).cumsum()])
     start = -np.expm1(-steps / (SPAN * total))
-    measure = sum(
-        share * (part - part[first - 1]) / max(part[end] - part[first - 1], 1e-12)
-        for share, part in (((1 - EARLY) / 2, steps), ((1 - EARLY) / 2, noise), (EARLY, start))
-    )
-    for place in range(1, between + 1):
-        nearest = int(np.abs(measure - measure[end] * place / (between + 1)).argmin())
-        chosen.append(min(max(nearest, chosen[-1] + 1), end - 1 - (between - place)))
-    return Plan(first, last, (*chosen, *range(end, total)))
+    finish = np.exp((steps - steps[end]) / (SPAN * total))
+    even = (1 - EARLY - LATE) / 2
+    parts = [
+        (share, (part - part[first - 1]) / (part[end] - part[first - 1]))
+        for share, part in ((even, steps), (even, noise), (EARLY, start), (LATE, finish))
+        if part[end] - part[first - 1] > 1e-9
+    ]
+    return np.sum([share * part for share, part in parts], axis=0) / sum(share for share, _ in parts)
 
 
 def alternating(total: int, speedup: float, warmup: int, tail: int) -> Plan:
@@ -182,3 +304,18 @@ def alternating(total: int, speedup: float, warmup: int, tail: int) -> Plan:
     most = total - min(total, max(LEAST, math.ceil(total / speedup)))
     forecast = range(max(1, warmup), total - max(1, tail), 2)[:most]
     return Plan(warmup, tail, tuple(i for i in range(total) if i not in forecast))
+
+
+def controlled(times: Sequence[float], tolerance: float, most: int, warmup: int, tail: int) -> ErrorControl:
+    """Error control for a run.
+
+    Args:
+        times: see `balanced`.
+        tolerance, most: see `ErrorControl`; for `most`, see `budget` too.
+        warmup: evaluations computed first; at most a third of what may be computed.
+        tail: evaluations computed last.
+    """
+    total = len(times) - 1
+    first = max(1, min(warmup, max(2, most // 3)))
+    last = min(tail, max(0, most - first))
+    return ErrorControl(first, last, tolerance, tuple(measure(times, first, total - last)), most)

@@ -18,6 +18,8 @@ class Evaluation:
         kind: whether the network was computed or its feature forecast.
         reason: why.
         error: relative L2 error that a forecast of the feature would have had (known where computed and forecastable).
+        drift: by how much the latent was off when this was computed, relative to itself (known where computed, behind
+            forecasts, and corrected).
         seconds: duration.
     """
 
@@ -26,6 +28,7 @@ class Evaluation:
     kind: Kind
     reason: str
     error: float | None = None
+    drift: float | None = None
     seconds: float | None = None
 
 
@@ -72,11 +75,15 @@ class Trace:
 
     @property
     def error(self) -> float | None:
-        """What an evaluation of the run is off by, in the mean over all of them; nothing where computed.
+        """What the final latent is estimated to be off by, relative to itself.
 
-        A forecast's own error is known only where a computed evaluation ends a gap, and is largest there. Inside of the
-        gap it is taken to grow with the square of the distance, as the error of a straight line does.
+        Where gaps are corrected, the root of the sum of the squares of what the latent drifted in each. Else the mean
+        over all evaluations of what their outputs are off by: nothing where computed, and inside of a gap as much as
+        the square of the distance makes of what was seen at its end.
         """
+        drifts = [e.drift for e in self.evaluations if e.drift is not None and math.isfinite(e.drift)]
+        if drifts:
+            return math.hypot(*drifts)
         total, latest, growth = 0.0, -1, None
         for evaluation in self.evaluations:
             if evaluation.kind == "computed":

@@ -17,11 +17,12 @@ import comfy.sample
 import comfy.samplers
 import pytest
 import spectrum_accelerate.nodes.run as run_module
+import spectrum_accelerate.nodes.solver as solver
 import torch
 from comfy.patcher_extension import WrappersMP
 from sampling import accelerated, fingerprint, flat, runs
 from spectrum_accelerate.nodes.samplers import SAMPLERS as HOW
-from spectrum_accelerate.nodes.settings import SCHEDULES, TARGETS
+from spectrum_accelerate.nodes.settings import CONTROLLED, SCHEDULES, TARGETS
 from spectrum_accelerate.spectrum_core.forecast import INTERCEPTS
 from spectrum_accelerate.spectrum_core.history import History
 from torch.overrides import TorchFunctionMode
@@ -65,6 +66,7 @@ class Case:
         model = rand.choice(list(MODELS))
         flat_picture = len(MODELS[model].latent) == 3 and not MODELS[model].more_latents
         start, end = sorted(rand.sample(range(21), 2))
+        schedule = rand.choice(SCHEDULES)
         return cls(
             number=number,
             model=model,
@@ -91,8 +93,11 @@ class Case:
                 "target": rand.choice(TARGETS),
                 "start_percent": start / 20 if rand.random() < 0.15 else 0.0,
                 "end_percent": end / 20 if rand.random() < 0.15 else 1.0,
-                "schedule": rand.choice(SCHEDULES),
+                "schedule": schedule,
                 "speedup": rand.choice((1.0, 1.5, 3.3, 3.3, 16.0)),
+                "tolerance": rand.choice((0.001, 0.02, 0.02, 0.1, 1.0)),
+                "evaluations": rand.choice((0, 0, 0, 1, 5, 9, 1000)),
+                "correct": schedule == CONTROLLED or rand.random() < 0.7,
             },
             failure=rand.choice(FAILURES) if rand.random() < 0.4 else None,
             moment=rand.random(),
@@ -192,7 +197,7 @@ def check(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(History, "push", spy)
     monkeypatch.setattr(run_module.Run, "__init__", remember)
     if case.unknown:
-        monkeypatch.setattr(run_module, "SAMPLERS", {})
+        monkeypatch.setattr(solver, "SAMPLERS", {})
     fast = accelerated(model, **case.settings)
     fast.add_wrapper(WrappersMP.PREDICT_NOISE, count)
     failure = case.failure("injected") if case.failure else None

@@ -3,13 +3,26 @@
 import math
 from types import SimpleNamespace
 
+import comfy.sample
 import pytest
 import torch
-from sampling import accelerated, flat, kinds, runs
+from sampling import accelerated, distance, flat, kinds, runs
 from spectrum_accelerate.nodes.accelerate import SpectrumAccelerate
-from spectrum_accelerate.nodes.settings import BALANCED, BEFORE, DEFAULTS, GROWING, SETTINGS, Settings, problems
+from spectrum_accelerate.nodes.settings import (
+    BALANCED,
+    BEFORE,
+    CONTROLLED,
+    DEFAULTS,
+    GROWING,
+    SETTINGS,
+    Settings,
+    problems,
+)
+from spectrum_accelerate.spectrum_core.correction import Correction
 from spectrum_accelerate.spectrum_core.history import History
 from zoo import MODELS
+
+from demo import inprocess
 
 FLUX = MODELS["flux"]
 
@@ -58,12 +71,95 @@ def test_speedup_is_kept(model):
     assert torch.equal(result, flat(FLUX.sample(model, steps=30))) and "speedup is 1" in trace.summary()
 
 
-def test_a_workflow_from_before_the_schedule_runs_as_it_did(model, monkeypatch):
-    """Its prompt lacks the newer widgets."""
-    old = {name: value for name, value in DEFAULTS.items() if name not in BEFORE}
+def test_with_error_control_speedup_is_the_least_that_is_asked_for(model):
+    """Whatever the error; 1 asks for nothing."""
+    free = outcome(model, schedule=CONTROLLED, tolerance=0.001, speedup=1.0)[1]
+    assert 13 < free.computed < 30 and not free.not_accelerated
+    for speedup in (2.5, 3.0):
+        trace = outcome(model, schedule=CONTROLLED, tolerance=0.001, speedup=speedup)[1]
+        assert trace.computed == math.floor(30 / speedup)
+
+
+@pytest.mark.parametrize("schedule", [BALANCED, CONTROLLED])
+def test_evaluations_are_computed_at_most_instead_of_what_speedup_says(model, schedule):
+    changes = {"schedule": schedule, "tolerance": 0.001}
+    for evaluations in (3, 9, 12):
+        for speedup in (1.0, 16.0):
+            assert outcome(model, evaluations=evaluations, speedup=speedup, **changes)[1].computed == evaluations
+    result, trace = outcome(model, evaluations=1000, schedule=BALANCED)
+    assert torch.equal(result, flat(FLUX.sample(model, steps=30))) and trace.not_accelerated
+    assert outcome(model, evaluations=9)[1].computed == outcome(model)[1].computed, (
+        "the paper's schedule goes by itself"
+    )
+
+
+@pytest.mark.parametrize("evaluations", [1, 3, 9, 17])
+def test_evaluations_of_a_two_stage_sampler_are_counted_not_its_steps(model, evaluations):
+    """The least is three steps, of which the last has only one evaluation."""
+    fast = accelerated(model, schedule=BALANCED, evaluations=evaluations)
+    FLUX.sample(fast, steps=20, sampler="heun")
+    assert runs(fast)[0].computed <= max(5, evaluations)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """The outcome of error control on the embedded trained Flux: two pictures, 20 steps, no CFG."""
+    model, noise = inprocess.embedded_model(), torch.randn((2, 16, 12, 12), generator=torch.Generator().manual_seed(0))
+
+    def sample(on):
+        with torch.inference_mode():
+            return comfy.sample.sample(
+                on, noise, 20, 1.0, "euler", "simple", inprocess.prompts([5, 60], [1, 2]), [], torch.zeros_like(noise),
+                seed=1, disable_pbar=True,
+            )  # fmt: skip
+
+    plain = sample(model)
+
+    def outcome(**changes):
+        fast = accelerated(model, **{"schedule": CONTROLLED, "speedup": 1.0, **changes})
+        return distance(sample(fast), plain), runs(fast)[0]
+
+    return outcome
+
+
+def test_a_lower_tolerance_computes_more_and_the_error_follows_it(trained):
+    """The estimated one, which the trace says, and the real one, the distance to the full run."""
+    tolerances = (0.005, 0.02, 0.08)
+    real, traces = zip(*(trained(tolerance=tolerance) for tolerance in tolerances), strict=True)
+    computed, errors = [t.computed for t in traces], [t.error for t in traces]
+    assert computed[0] > computed[1] > computed[2]
+    for tolerance, estimated, found in zip(tolerances, errors, real, strict=True):
+        assert tolerance / 3 < estimated < 2 * tolerance and 1 / 1.5 < estimated / found < 1.5
+    assert trained(tolerance=0.01, schedule=BALANCED)[1].not_accelerated, "with speedup 1, no other schedule forecasts"
+
+
+def test_a_sampler_that_shows_no_errors_does_not_use_the_tolerance_and_says_so(model):
+    traces = []
+    for tolerance in (0.001, 1.0):
+        fast = accelerated(model, schedule=CONTROLLED, tolerance=tolerance)
+        FLUX.sample(fast, steps=20, sampler="euler_ancestral")
+        traces.append(runs(fast)[0])
+    assert kinds(traces[0]) == kinds(traces[1])
+    assert all("errors are not seen with this sampler: tolerance is not used" in t.summary() for t in traces)
+
+
+def test_a_workflow_from_before_a_widget_runs_as_it_did(model, monkeypatch):
+    """Prompts lack the widgets that are newer: those of the first version the schedule, later ones the correction."""
     monkeypatch.setattr(SpectrumAccelerate, "hidden", SimpleNamespace(unique_id=None), raising=False)
-    fast = SpectrumAccelerate.execute(model, **old).result[0]
-    assert torch.equal(flat(FLUX.sample(fast, steps=30)), outcome(model, schedule=GROWING)[0])
+    corrected = []
+    monkeypatch.setattr(Correction, "computed", lambda *args: corrected.append(1))
+
+    def run(**values):
+        return flat(FLUX.sample(SpectrumAccelerate.execute(model, **values).result[0], steps=30))
+
+    first = {name: value for name, value in DEFAULTS.items() if name not in BEFORE}
+    assert torch.equal(run(**first), outcome(model, schedule=GROWING, correct=False)[0])
+    for schedule in (BALANCED, GROWING):
+        second = run(**first, schedule=schedule, speedup=2.0)
+        assert torch.equal(second, outcome(model, schedule=schedule, speedup=2.0, correct=False)[0])
+    assert not corrected
+    run(**DEFAULTS)
+    assert corrected
 
 
 def test_degree_follows_faster_changes(model, monkeypatch):
@@ -197,7 +293,9 @@ BAD = [
     ("degree", 0), ("degree", 9), ("degree", 2.5), ("degree", "two"), ("degree", True), ("window", 1), ("window", 65),
     ("skip_interval", 0.5), ("skip_interval", 17), ("skip_interval", math.nan), ("growth", -1), ("growth", 9),
     ("warmup", 0), ("tail", -1), ("ridge", math.inf), ("ridge", -0.1), ("blend", 1.5), ("intercept", "mine"),
-    ("target", "latents"), ("target", 3), ("start_percent", -0.1), ("end_percent", 1.1),
+    ("target", "latents"), ("target", 3), ("start_percent", -0.1), ("end_percent", 1.1), ("schedule", "error"),
+    ("speedup", 0.9), ("tolerance", 0.0), ("tolerance", 1.5), ("tolerance", math.nan), ("tolerance", True),
+    ("evaluations", -1), ("evaluations", 1001), ("evaluations", 9.0), ("correct", 1), ("correct", "yes"),
 ]  # fmt: skip
 
 
@@ -213,6 +311,17 @@ def test_percents_in_the_wrong_order_are_named():
     assert text == "Spectrum Accelerate: start_percent = 0.7 is not below end_percent = 0.3: nothing would be forecast"
 
 
+def test_error_control_without_the_correction_is_an_error_that_says_so():
+    assert BEFORE["correct"] is False, "a prompt with error control names it"
+    text = "Spectrum Accelerate: schedule = 'error control' needs correct = true: the corrector sees the errors"
+    assert problems({**DEFAULTS, "schedule": CONTROLLED, "correct": False}) == [text]
+    with pytest.raises(ValueError) as error:
+        Settings(**{**DEFAULTS, "schedule": CONTROLLED, "correct": False})
+    assert str(error.value) == text
+    assert not problems({**DEFAULTS, "schedule": CONTROLLED}) and not problems({**DEFAULTS, "correct": False})
+    assert not problems({"schedule": CONTROLLED, "correct": None}), "a linked input is judged when it arrives"
+
+
 def test_linked_inputs_are_judged_when_they_arrive():
     assert SpectrumAccelerate.validate_inputs(start_percent=None, end_percent=0.5) is True
     assert SpectrumAccelerate.validate_inputs(start_percent=0.0, end_percent=1.0) is True
@@ -225,9 +334,11 @@ def test_schema_has_the_widgets_in_the_promised_order():
     names = [i.id for i in schema.inputs]
     assert names == [
         "model", "degree", "window", "skip_interval", "growth", "warmup", "tail", "ridge", "blend", "intercept",
-        "target", "start_percent", "end_percent", "schedule", "speedup", "plan",
+        "target", "start_percent", "end_percent", "schedule", "speedup", "tolerance", "evaluations", "correct", "plan",
     ]  # fmt: skip
     advanced = [i.id for i in schema.inputs if getattr(i, "advanced", None)]
-    assert advanced == names[7:-3]
-    assert [i.id for i in schema.inputs if i.optional] == names[-3:], "a workflow may be older than they are"
+    assert advanced == [*names[7:13], "evaluations", "correct"]
+    newer = names[names.index("schedule") :]
+    assert [i.id for i in schema.inputs if i.optional] == newer, "a workflow may be older than they are"
+    assert {name: type(value) for name, value in BEFORE.items()} == {n: type(DEFAULTS[n]) for n in newer[:-1]}
     assert all(i.tooltip for i in schema.inputs) and all(s.problem(s.default) is None for s in SETTINGS)

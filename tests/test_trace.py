@@ -7,7 +7,7 @@ import pytest
 from spectrum_accelerate.spectrum_core.trace import Evaluation, Trace
 
 
-def trace(kinds="CCfCf", total=None, errors=(), **values):
+def trace(kinds="CCfCf", total=None, errors=(), drifts=(), **values):
     """A run of computed (C), warm-up (W) and forecast (f) evaluations."""
     evaluations = [
         Evaluation(i, 1 - i / 10, "forecast" if k == "f" else "computed", "warm-up" if k == "W" else "schedule")
@@ -15,6 +15,8 @@ def trace(kinds="CCfCf", total=None, errors=(), **values):
     ]
     for evaluation, error in zip(evaluations, errors, strict=False):
         evaluation.error = error
+    for evaluation, drift in zip(evaluations, drifts, strict=False):
+        evaluation.drift = drift
     return Trace(total=total or len(kinds), evaluations=evaluations, **values)
 
 
@@ -66,6 +68,25 @@ def test_the_error_is_the_mean_over_all_evaluations(kinds, errors, mean):
     assert trace(kinds, errors=errors).error == (None if mean is None else pytest.approx(mean))
 
 
+@pytest.mark.parametrize(
+    "kinds, drifts, error",
+    [
+        ("CfCffC", [None, None, 0.03, None, None, 0.04], 0.05),
+        ("CfCfC", [None, None, 0.02, None, None], 0.02),  # the guidance changed: the second gap was not corrected
+        ("CfCfC", [None, None, 0.02, None, math.nan], 0.02),
+        ("CfCfC", [None, None, math.inf, None, 0.03], 0.03),
+        ("CfC", [None, None, 0.0], 0.0),
+        ("CfC", [None, None, math.nan], 0.4 / 4 / 3),
+        ("CfC", [None, None, None], 0.4 / 4 / 3),
+    ],
+)
+def test_where_gaps_are_corrected_the_error_is_the_root_of_the_sum_of_squares_of_their_drifts(kinds, drifts, error):
+    """Else, and where no drift is finite, it comes from what forecasts were off by."""
+    run = trace(kinds, errors=[None, None, 0.4], drifts=drifts)
+    assert run.error == pytest.approx(error)
+    assert run.summary().endswith(f", estimated error {error:.2%}")
+
+
 def test_the_timeline_has_one_character_per_evaluation():
     assert trace("CCfC", total=6).timeline() == "██▁█··"
     assert trace("", total=3).timeline() == "···"
@@ -77,12 +98,15 @@ def test_the_json_is_strict_and_says_null_where_a_number_is_not_finite():
     run = trace("WCf", errors=[math.nan, math.inf, -math.inf], self_test=math.nan)
     run.settings = {"ridge": math.inf, "a": 1}
     run.evaluations[0].seconds = math.inf
+    for evaluation, drift in zip(run.evaluations, (math.nan, math.inf, -math.inf), strict=True):
+        evaluation.drift = drift
 
     def refuse(constant):
         raise AssertionError(f"{constant} is no JSON")
 
     data = json.loads(run.to_json(), parse_constant=refuse)
-    assert [e["error"] for e in data["evaluations"]] == [None] * 3
+    assert [e["error"] for e in data["evaluations"]] == [e["drift"] for e in data["evaluations"]] == [None] * 3
+    assert data["error"] is None
     assert data["self_test"] is data["evaluations"][0]["seconds"] is None
     assert data["settings"] == {"ridge": None, "a": 1}
     assert math.isnan(run.self_test)  # the trace itself keeps what it was told
@@ -96,3 +120,4 @@ def test_the_json_holds_the_whole_trace():
     assert derived == {"computed": 2, "forecast": 1, "error": pytest.approx(0.5 / 4 / 3)}
     evaluations = [Evaluation(**values) for values in data.pop("evaluations")]
     assert Trace(**data, evaluations=evaluations) == run
+    assert json.loads(trace("CfC", drifts=[None, None, 0.03]).to_json())["evaluations"][2]["drift"] == 0.03

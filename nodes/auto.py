@@ -1,0 +1,93 @@
+"""The node "Spectrum Accelerate (Auto)": what is wanted, not how."""
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..spectrum_core.calibration import Calibration
+from .accelerate import widget
+from .attach import attach
+from .settings import BALANCED, CONTROLLED, DEFAULTS, Setting, Settings
+
+TOLERANCES = {"balanced": 0.025, "quality": 0.01, "fast": 0.06}
+"""Goal -> tolerance of error control."""
+
+WIDGETS = (
+    Setting(
+        "evaluations",
+        15,
+        "How many evaluations of the network are computed at most; they are placed where features move. Samplers that "
+        "add noise may compute more.",
+        3,
+        1000,
+    ),
+    Setting(
+        "tolerance",
+        0.02,
+        "What the final latent may differ from the full run's, relative to itself; 0.02 is 2 %. Lower computes more. "
+        "It is estimated while the picture is made, so that it means the same for every model.",
+        0.001,
+        1,
+        0.005,
+    ),
+)
+"""The goals that take a value, named as the widgets of Spectrum Accelerate that they set."""
+
+GOAL = (
+    "What to aim at. 'balanced', 'quality' and 'fast' compute as few evaluations as keep the estimated error of the "
+    "final latent at 2.5 %, 1 % and 6 %. 'tolerance': at a value of your own. 'evaluations': as good as so many allow."
+)
+PLAN = (
+    "What Spectrum Plan gave for such a run (same model, sampler, steps and noise levels): the evaluations are then "
+    "the ones that are worth most there."
+)
+
+
+def chosen(goal: str, value: int | float | None = None) -> Settings:
+    """The settings of Spectrum Accelerate that serve a goal.
+
+    Args:
+        goal: one of `TOLERANCES`, or the name of one of `WIDGETS`.
+        value: of that widget.
+
+    Raises:
+        ValueError: naming widget, value and what would work.
+    """
+    if goal == "evaluations":
+        changes: dict[str, Any] = {"schedule": BALANCED, "evaluations": value}
+    else:
+        changes = {"schedule": CONTROLLED, "speedup": 1.0, "tolerance": TOLERANCES.get(goal, value)}
+    return Settings(**{**DEFAULTS, **changes})
+
+
+class SpectrumAuto(io.ComfyNode):
+    """MODEL in, MODEL out: accelerated as far as a goal allows when it is sampled."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        options = [io.DynamicCombo.Option(goal, []) for goal in TOLERANCES]
+        options += [io.DynamicCombo.Option(setting.name, [widget(setting)]) for setting in WIDGETS]
+        return io.Schema(
+            node_id="SpectrumAuto",
+            display_name="Spectrum Accelerate (Auto)",
+            category="model/acceleration",
+            description=(
+                "Samples with a fraction of the network evaluations, as few as a goal allows: the errors of forecasts "
+                "are seen during the run and decide what is computed. Place it between the model loader (and LoRAs) "
+                "and the sampler. What cannot be accelerated runs at full quality, and the node says why."
+            ),
+            search_aliases=["spectrum", "speed", "cache", "faster", "teacache", "easycache", "forecast", "auto"],
+            inputs=[
+                io.Model.Input("model", tooltip="The model to accelerate."),
+                io.DynamicCombo.Input("goal", options=options, tooltip=GOAL),
+                io.String.Input("plan", optional=True, force_input=True, tooltip=PLAN),
+            ],
+            outputs=[io.Model.Output(tooltip="The same model, accelerated when it is sampled.")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, goal: dict[str, Any], plan: str = "") -> io.NodeOutput:
+        name = goal["goal"]
+        calibration = Calibration.from_json(plan) if plan.strip() else None
+        return io.NodeOutput(attach(model, chosen(name, goal.get(name)), str(cls.hidden.unique_id or ""), calibration))

@@ -1,0 +1,135 @@
+"""What a sampler object is: its row, and how it combines the outputs of the network.
+
+The latter is found by running the sampler itself, on coefficients instead of latents.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from ..spectrum_core.calibration import MOST_EVALUATIONS
+from .samplers import CHURNED, SAMPLERS, STOCHASTIC, Sampler
+
+Denoise = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""(sigma, output, latent) -> denoised latent; linear in output and latent."""
+
+
+class LinearError(Exception):
+    """A sampler or a run that is no fixed linear combination of outputs; the message says why."""
+
+
+def sampler_name(sampler: Any) -> str:
+    """A sampler object's name as in `SAMPLERS`, whether it is there or not."""
+    function = getattr(sampler, "sampler_function", None)
+    name = getattr(function, "__name__", type(sampler).__name__)
+    return name.removeprefix("sample_").removesuffix("_function")
+
+
+def known_sampler(name: str, sampler: Any, flow: bool) -> Sampler | None:
+    """How a sampler object calls a model, which is a flow or not; None if no table knows it."""
+    if getattr(sampler, "extra_options", {}).get("s_churn", 0) > 0:
+        return CHURNED
+    known = SAMPLERS.get(name)
+    if known is not None and known.speedup < math.inf and not flow:
+        return replace(known, obstacle=STOCHASTIC)
+    return known
+
+
+def noise_left(sigmas: list[float], flow: bool) -> list[float]:
+    """Share of noise in the latent at each noise level, from 1 to 0: of flows the level itself, else s / (1 + s)."""
+    return [sigma if flow else sigma / (1 + sigma) for sigma in sigmas]
+
+
+def raw_output(sampling: Any, sigma: torch.Tensor, latent: torch.Tensor, denoised: torch.Tensor) -> torch.Tensor:
+    """What the network gave, from what the sampler gets: every parametrisation is linear, d = a x + b g.
+
+    Args:
+        sampling: ComfyUI's model sampling.
+        sigma: noise levels, shape [batch].
+        latent: the input x, shape [batch, ...].
+        denoised: the result d, of the same shape.
+    """
+    scale = sampling.calculate_denoised(sigma, torch.ones_like(latent), torch.zeros_like(latent))
+    return (denoised - sampling.calculate_denoised(sigma, torch.zeros_like(latent), latent)) / scale
+
+
+def linear_map(
+    sampler: Any, sampling: Any, sigmas: torch.Tensor, stages: int, denoise: Denoise | None = None
+) -> tuple[torch.Tensor, tuple[float, ...]]:
+    """How a sampler combines outputs: the sampler itself, run on coefficients over {latent at first, g_0, g_1, ...}.
+
+    Args:
+        sampler: ComfyUI's sampler object.
+        sampling: ComfyUI's model sampling.
+        sigmas: noise levels, float32 [steps + 1] on the host.
+        stages: evaluations of a step; a last step down to noise level 0 has only one.
+        denoise: what an output g is; else the network's own, in its parametrisation.
+
+    Returns:
+        Coefficients of the latent that each evaluation begins with and, last, of the final one:
+        float32 [evaluations + 1, 1 + evaluations]; and the noise level of each evaluation.
+
+    Raises:
+        LinearError: if the sampler needs more than a model's outputs, or another number of them.
+    """
+    name = sampler_name(sampler)
+    steps = len(sigmas) - 1
+    count = steps * stages - (stages - 1) * (steps > 0 and float(sigmas[-1]) == 0)
+    if steps < 2:
+        raise LinearError("too few steps")
+    if count > MOST_EVALUATIONS:
+        raise LinearError(f"{count} evaluations; at most {MOST_EVALUATIONS} are possible")
+    denoise = denoise or sampling.calculate_denoised
+    seen: list[torch.Tensor] = []
+    levels: list[float] = []
+
+    def model(x: torch.Tensor, sigma: torch.Tensor, **_: Any) -> torch.Tensor:
+        if len(seen) == count:
+            raise LinearError(f"the sampler {name} calls the model more than {count} times")
+        seen.append(x.detach().clone())
+        levels.append(float(sigma.reshape(-1)[0]))
+        output = torch.zeros_like(x)
+        output[:, len(seen)] = 1.0
+        return denoise(sigma, output, x)
+
+    start = torch.zeros(1, 1 + count, 1, 1)
+    start[:, 0] = 1.0
+    try:
+        with torch.no_grad():
+            end = sampler.sampler_function(
+                _as_samplers_see_it(model, sampling, sigmas),
+                start,
+                sigmas.clone(),  # unipc writes into them
+                extra_args={"model_options": {"transformer_options": {}}, "seed": 0},
+                callback=None,
+                disable=True,
+                **sampler.extra_options,
+            )
+    except LinearError:
+        raise
+    except Exception as error:
+        raise LinearError(f"the sampler {name} needs more than outputs ({type(error).__name__}: {error})") from None
+    if len(seen) != count:
+        raise LinearError(f"the sampler {name} calls the model {len(seen)} times, not {count}")
+    return torch.cat([*seen, end.detach()]).reshape(count + 1, count + 1), tuple(levels)
+
+
+def _as_samplers_see_it(model: Callable[..., torch.Tensor], sampling: Any, sigmas: torch.Tensor) -> Any:
+    """A function in the clothes of comfy.samplers.KSamplerX0Inpaint: some samplers ask it for the model sampling."""
+
+    class Model:
+        def __init__(self) -> None:
+            self.sigmas = sigmas
+            self.inner_model = SimpleNamespace(
+                inner_model=SimpleNamespace(model_sampling=sampling),
+                model_patcher=SimpleNamespace(get_model_object={"model_sampling": sampling}.__getitem__),
+            )
+
+        def __call__(self, x: torch.Tensor, sigma: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+            return model(x, sigma, **kwargs)
+
+    return Model()

@@ -1,0 +1,302 @@
+"""A forecast extrapolates. Once the next evaluation is computed, the gap can be interpolated, and the sampler is told.
+
+A deterministic sampler takes linear combinations: the latent before evaluation e is x_e = x_0 + sum_j M_ej d_j, where
+d_j = (x_j - denoised_j) / sigma_j is what it was told at evaluation j and M depends on the sampler and the noise levels
+only. Forecasts miss, d^_j = d_j + r_j, and leave x_e off by sum_j M_ej r_j. When an evaluation has been computed, the
+forecasts behind it can be judged: a polynomial through computed points on both sides of a gap is several times nearer
+to the truth than one that ends before it. What it says is believed from then on, and the difference to what the sampler
+was told is paid with the current evaluation, so that the next latent is as if it had been told so at once. This is the
+corrector of a predictor-corrector method (Hairer, Norsett & Wanner, "Solving Ordinary Differential Equations I",
+III.1), without its second evaluation. A gap is corrected twice: when it ends, and when the next one ends.
+
+The computed output itself was taken at a latent that was off by some delta, and answers to that. What it would have
+been without is d - (1 - kappa) / sigma * delta, where kappa is the gain of the denoiser, the change of its result with
+its input, see `gain`.
+
+Nothing here waits for the device.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .forecast import Forecaster
+from .readback import Readback
+
+Array = NDArray[np.float64]
+Weights = Callable[[Sequence[int], int], Array]
+"""(positions of the history, oldest first; position to forecast) -> one weight per history entry."""
+
+ORDER = 2
+INTERPOLATION = Forecaster(degree=ORDER, window=ORDER + 1, ridge=0.0)
+"""The polynomial through the computed points nearest to a gap. Order 3 was as good, order 1 worse."""
+
+SPREAD = 0.3
+"""Standard deviation of the data in `gain`. Latents have about 1, but errors mostly take directions in which data
+hardly vary; .25 to .5 were best on the trained models."""
+
+UNLIKE, JUMP = 1.0, 0.25
+"""Relative distance of a computed output, and of a forecast one, to what the earlier outputs foretell, from which on
+they do not lie on one path: the guidance was changed, say. No gap is corrected across such a place."""
+
+MEMORY = 8
+"""Steps for which what a sampler was told is kept: after an impulse, no sampler of the table goes on for longer."""
+
+STIFF = 0.2
+"""Smallest eigenvalue, in absolute terms, of the system for the outputs without their latents' errors; below, they are
+taken as they are."""
+
+
+GUIDED = 0.5
+"""How much each unit of guidance beyond 1 takes from the gain where there is but noise: the conditioned result turns
+back what the unconditioned one follows, and their difference is magnified."""
+
+
+def gain(sigma: float, scale: float, guidance: float = 1.0) -> float:
+    """Change of the denoised latent with its input x = scale * data + sigma * noise.
+
+    That of normally distributed data, and less with guidance, in proportion to the share of noise; as measured on the
+    trained models from 0.7 at the end to -1 and less at the start with a guidance of 3.
+
+    Args:
+        sigma: noise level.
+        scale: of the data: 1 - sigma in flows, 1 in models that predict noise.
+        guidance: scale of classifier-free guidance.
+    """
+    variance = (scale * SPREAD) ** 2 + sigma**2
+    plain = scale * SPREAD**2 / variance if variance else 1.0
+    return plain - GUIDED * max(0.0, guidance - 1.0) * sigma / max(scale + sigma, 1e-12)
+
+
+@dataclass
+class _Told:
+    """One evaluation: what the sampler was told, and what is believed now."""
+
+    told: torch.Tensor
+    believed: torch.Tensor
+
+
+class Correction:
+    """What a sampler was told of one run, and what is believed by now.
+
+    Args:
+        map: coefficient of each output in the latent that each evaluation begins with, and, last, in the final latent:
+            float64 [evaluations + 1, evaluations].
+        stages: evaluations of a step; the last step may have only one.
+        response: evaluation -> change of an output with its latent, (1 - kappa) / sigma, as it is now.
+        weights: of the run's forecasts; positions are steps.
+        held: how many computed steps a forecast uses at most.
+    """
+
+    def __init__(
+        self, map: Array, stages: int, response: Callable[[int], float], weights: Weights, held: int = ORDER + 1
+    ) -> None:
+        self._map, self._stages, self._response = map, stages, response
+        self._weights, self._held = weights, max(held, ORDER + 1)
+        self._known: dict[int, list[torch.Tensor]] = {}  # computed step -> what its outputs would have been, by stage
+        self._shifts: dict[int, list[torch.Tensor | None]] = {}  # ... and by how much that differs from what they were
+        self._recent: dict[int, _Told] = {}  # by evaluation
+        self._trust: torch.Tensor | None = None  # 0-dim bool: forecasts of the present gap agree with the earlier ones
+        self._verdict: Readback | None = None  # of the latest computed step, on its way
+        self._drift: Readback | None = None
+
+    def restart(self) -> None:
+        """Forget everything: what comes next is another path."""
+        self._known.clear()
+        self._shifts.clear()
+        self._recent.clear()
+        self._trust = self._verdict = self._drift = None
+
+    def drift(self) -> Readback | None:
+        """By how much the latent was off when the latest evaluation was computed, relative to itself; None if nothing
+        was forecast before it."""
+        drift, self._drift = self._drift, None
+        return drift
+
+    def forecast(self, evaluation: int, output: torch.Tensor) -> torch.Tensor | None:
+        """What to add to a forecast output before the sampler is told; None for nothing.
+
+        Args:
+            evaluation: its number in the run.
+            output: the output d, shape [batch, ...].
+        """
+        step, stage = divmod(evaluation, self._stages)
+        known = [k for k in self._known if len(self._known[k]) > stage]
+        if not known:
+            return None
+        weights = self._weights(known, step)
+        believed = output
+        for k, weight in zip(known, weights, strict=True):
+            shift = self._shifts[k][stage]
+            if shift is not None and weight:
+                believed = believed + float(weight) * shift.nan_to_num()
+        foretold = _sum((float(w), self._known[k][stage]) for k, w in zip(known, weights, strict=True) if w)
+        if foretold is not None:
+            alike = _norm(believed - foretold) <= JUMP * _norm(believed)
+            self._trust = alike if self._trust is None else self._trust & alike
+        told = self._pay(evaluation, believed, None)
+        self._recent[evaluation] = _Told(told, believed)
+        return None if told is output else told - output
+
+    def computed(self, evaluation: int, output: torch.Tensor, latent: torch.Tensor) -> torch.Tensor | None:
+        """What to add to a computed output before the sampler is told; None for nothing.
+
+        Args:
+            evaluation: its number in the run.
+            output: the output d, shape [batch, ...].
+            latent: x, of the same shape.
+        """
+        step = evaluation // self._stages
+        self._recent[evaluation] = _Told(output, output)
+        if not self._ends(evaluation):
+            return None
+        first = step * self._stages
+        outputs = [self._recent[e].told for e in range(first, evaluation + 1)]
+        if self._verdict is not None and self._verdict.poll() == 0:
+            for k in [k for k in self._known if k < self._latest()]:
+                del self._known[k], self._shifts[k]
+        gap = self._gap(first)
+        owed = self._settle(step, outputs, gap, latent) if gap else self._learn(step, outputs, outputs)
+        told = self._pay(evaluation, self._recent[evaluation].believed, owed)
+        self._recent[evaluation].told = told
+        return None if told is output else told - output
+
+    # ------------------------------------------------------------------------------------------------ parts
+
+    def _latest(self) -> int:
+        return max(self._known)
+
+    def _ends(self, evaluation: int) -> bool:
+        """Whether an evaluation is the last one of its step."""
+        return evaluation % self._stages == self._stages - 1 or evaluation == self._map.shape[1] - 1
+
+    def _gap(self, first: int) -> list[int]:
+        """The evaluations before `first` that computed points now lie on both sides of, and did not for so long: all
+        that were forecast since the last but one computed step."""
+        steps = sorted(self._known)[-ORDER:]
+        return [
+            e
+            for e in self._recent
+            if steps and steps[0] * self._stages < e < first and e // self._stages not in self._known
+        ]
+
+    def _settle(
+        self, step: int, outputs: list[torch.Tensor], gap: list[int], latent: torch.Tensor
+    ) -> torch.Tensor | None:
+        """Believe the interpolation from now on. What that changes of the latent after this step."""
+        first, count = step * self._stages, len(outputs)
+        gap = [e for e in gap if e % self._stages < count]  # the last step may lack stages
+        points = [*sorted(self._known)[-ORDER:], step]
+        weights = {e: INTERPOLATION.weights(points, e // self._stages, self._map.shape[1]) for e in gap}
+        # Latents were off by delta_e = sum_j M_ej (believed_j before - now), which holds the outputs to be found.
+        response = [self._response(first + row) for row in range(count)]
+        off: list[torch.Tensor] = []
+        system = np.eye(count)
+        for row in range(count):
+            e = first + row
+            terms = [(float(self._map[e, j]), self._recent[j].believed) for j in gap]
+            for stage in range(row):  # the step's own earlier stages were told as they were
+                system[row, stage] -= response[row] * self._map[e, first + stage]
+                terms.append((float(self._map[e, first + stage]), outputs[stage]))
+            for j in gap:
+                system[row, j % self._stages] -= response[row] * self._map[e, j] * weights[j][-1]
+            for index, k in enumerate(points[:-1]):
+                for stage, value in enumerate(self._known[k]):
+                    share = sum(self._map[e, j] * weights[j][index] for j in gap if j % self._stages == stage)
+                    terms.append((-float(share), value))
+            total = _sum(terms)
+            off.append(torch.zeros_like(outputs[0]) if total is None else total)
+        found = list(outputs)
+        if np.abs(np.linalg.eigvals(system)).min() > STIFF:
+            inverse = np.linalg.inv(system)
+            plain = [o - response[row] * d for row, (o, d) in enumerate(zip(outputs, off, strict=True))]
+            found = [_total((float(inverse[row, s]), plain[s]) for s in range(count)) for row in range(count)]
+        trusted = self._judged(step, outputs)
+        found = [torch.where(trusted, new, old) for new, old in zip(found, outputs, strict=True)]
+        values = [*(self._known[k] for k in points[:-1]), found]
+        owed: list[tuple[float, torch.Tensor]] = []
+        drift = off[0]
+        for j in gap:
+            entry = self._recent[j]
+            share = float(self._map[first, j] * weights[j][-1])
+            drift = drift - share * found[j % self._stages]
+            now = _total((float(w), value[j % self._stages]) for w, value in zip(weights[j], values, strict=True))
+            change = torch.where(trusted, now - entry.believed, torch.zeros_like(now))
+            owed.append((float(self._map[first, j]), change))
+            entry.believed = entry.believed + change
+        self._drift = Readback(_norm(drift) / _norm(latent).clamp_min(1e-12))
+        rest = self._learn(step, outputs, found)
+        return _sum([*owed, *([(1.0, rest)] if rest is not None else [])])
+
+    def _judged(self, step: int, outputs: list[torch.Tensor]) -> torch.Tensor:
+        """Whether the outputs lie on the path of the earlier ones, as a 0-dim bool on the device."""
+        known = sorted(self._known)
+        foretold = _sum(
+            (float(w), self._known[k][0]) for k, w in zip(known, self._weights(known, step), strict=True) if w
+        )
+        alike = torch.ones((), dtype=torch.bool, device=outputs[0].device)
+        if foretold is not None:
+            alike = _norm(outputs[0] - foretold) <= UNLIKE * _norm(outputs[0])
+        if self._trust is not None:
+            alike = alike & self._trust
+        self._trust = None
+        self._verdict = Readback(alike.float())
+        return alike
+
+    def _learn(self, step: int, outputs: list[torch.Tensor], found: list[torch.Tensor]) -> torch.Tensor | None:
+        """Keep a computed step. What its earlier stages, which the sampler was told as they came, leave owed."""
+        first, after = step * self._stages, step * self._stages + len(outputs)
+        same = found is outputs
+        self._known[step] = found
+        self._shifts[step] = [None if same else new - old for new, old in zip(found, outputs, strict=True)]
+        while len(self._known) > self._held:
+            oldest = min(self._known)
+            del self._known[oldest], self._shifts[oldest]
+        kept = sorted(self._known)[-ORDER:][0] * self._stages
+        self._recent = {e: entry for e, entry in self._recent.items() if e > min(kept, first - MEMORY * self._stages)}
+        owed: list[tuple[float, torch.Tensor]] = []
+        for stage, value in enumerate(found):
+            if not same:
+                entry = self._recent[first + stage]
+                entry.believed = value
+                if stage < len(found) - 1:
+                    owed.append((float(self._map[after, first + stage]), value - entry.told))
+        return _sum(owed)
+
+    def _pay(self, evaluation: int, believed: torch.Tensor, owed: torch.Tensor | None) -> torch.Tensor:
+        """What to tell the sampler, so that the next latent is as if it had always been told what is believed.
+
+        After each payment nothing is owed. What a sampler with a memory owes again is what earlier payments change of
+        its later steps: coefficients that differ from one step to the next.
+        """
+        if not self._ends(evaluation):
+            return believed
+        first, after = evaluation - evaluation % self._stages, evaluation + 1
+        terms = [(1.0, owed)] if owed is not None else []
+        for j, entry in self._recent.items():
+            change = float(self._map[after, j] - self._map[first, j])
+            if j < first and entry.told is not entry.believed and abs(change) > 1e-9:
+                terms.append((change, entry.believed - entry.told))
+        total, share = _sum(terms), float(self._map[after, evaluation])
+        return believed if total is None or abs(share) < 1e-6 else believed + total / share
+
+
+def _sum(terms: Iterable[tuple[float, torch.Tensor]]) -> torch.Tensor | None:
+    total: torch.Tensor | None = None
+    for weight, value in terms:
+        if weight:
+            total = weight * value if total is None else total.add_(value, alpha=weight)
+    return total
+
+
+def _total(terms: Iterable[tuple[float, torch.Tensor]]) -> torch.Tensor:
+    total = _sum(terms)
+    assert total is not None  # weights that sum to 1 are not all zero
+    return total
+
+
+def _norm(value: torch.Tensor) -> torch.Tensor:
+    return torch.linalg.vector_norm(value, dtype=torch.float32)

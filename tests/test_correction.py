@@ -1,0 +1,377 @@
+"""Gaps are corrected: what a sampler was told in the end is what it had been told without them, as far as can be known.
+
+First real samplers on toy networks for which the truth can be known exactly, then a real model.
+"""
+
+import gc
+import math
+import weakref
+
+import comfy.model_management
+import comfy.sample
+import comfy.samplers
+import pytest
+import torch
+from sampling import accelerated, distance, runs
+from spectrum_accelerate.nodes import solver
+from spectrum_accelerate.nodes.run import STRAIGHT, _derivative
+from spectrum_accelerate.nodes.samplers import SAMPLERS
+from spectrum_accelerate.nodes.settings import BALANCED
+from spectrum_accelerate.spectrum_core.correction import SPREAD, Correction, gain
+from test_calibration import DETERMINISTIC, SAMPLINGS, sampler_object
+
+from demo import inprocess
+
+STEPS = 12
+COMPUTED = (0, 1, 2, 5, 8, 10, 11)  # two points before the first gap: a parabola needs three
+
+EXACT = 2e-6
+"""Rounding; 5e-7 was the most. Of samplers that combine denoised latents (dpmpp_2m, res_multistep, unipc) too, although
+the map of these never comes to rest: what a coefficient still changes by after eight steps is below rounding."""
+
+
+class Toy:
+    """A real sampler on a network whose outputs are a parabola in the step number along the full run, q_e, and answer
+    to the latent: d_e = q_e + response_e (x_e - x_e of the full run)."""
+
+    def __init__(self, name="euler", kind="flow", answers=False, steps=STEPS, path=None):
+        self.sampler, self.sampling, self.stages = sampler_object(name), SAMPLINGS[kind], SAMPLERS[name].stages
+        self.steps = steps
+        self.sigmas = comfy.samplers.calculate_sigmas(self.sampling, "simple", steps).float()
+        coefficients, self.levels = solver.linear_map(
+            self.sampler, self.sampling, self.sigmas, self.stages, _derivative
+        )
+        self.map = coefficients[:, 1:].double().numpy()
+        scales = [1 - level if kind == "flow" else 1.0 for level in self.levels]
+        self.response = [(1 - gain(s, scale)) / s for s, scale in zip(self.levels, scales, strict=True)]
+        self.answer = self.response if answers else [0.0] * len(self.levels)
+        generator = torch.Generator().manual_seed(0)
+        self.start = torch.randn(2, 4, 4, 4, generator=generator) * self.sigmas[0]
+        parts = torch.randn(self.stages, 3, *self.start.shape, generator=generator)
+        positions = [divmod(e, self.stages) for e in range(len(self.levels))]
+        self.path = path or [
+            2 * parts[stage, 0] + parts[stage, 1] * step / steps + parts[stage, 2] * (step / steps) ** 2
+            for step, stage in positions
+        ]
+        self.full = self.sampled(lambda e, x: self.path[e])
+        self.starts = [step * self.stages for step in range(steps)] + [len(self.levels)]
+
+    def sampled(self, told):
+        """What every evaluation begins with, and the end, of a sampler that is told `told(evaluation, latent)`."""
+        seen = []
+
+        def model(x, sigma, **_):
+            seen.append(x.clone())
+            return x - sigma.reshape(-1, 1, 1, 1) * told(len(seen) - 1, x)
+
+        end = self.sampler.sampler_function(
+            solver._as_samplers_see_it(model, self.sampling, self.sigmas),
+            self.start.clone(),
+            self.sigmas.clone(),
+            extra_args={},
+            callback=None,
+            disable=True,
+            **self.sampler.extra_options,
+        )
+        return [*seen, end]
+
+    def weights(self, known, step):
+        return STRAIGHT.weights(known, step, self.steps)
+
+    def correction(self, response=None):
+        answers = self.response if response is None else response
+        return Correction(self.map, self.stages, answers.__getitem__, self.weights)
+
+    def line(self, outputs, evaluation, computed):
+        """The forecast of an output: a straight line, so that it is wrong."""
+        step, stage = divmod(evaluation, self.stages)
+        known = [k for k in computed if k < step]
+        weights = self.weights(known, step)
+        return sum(float(w) * outputs[k * self.stages + stage] for k, w in zip(known, weights, strict=True) if w)
+
+    def accelerated(self, correction=None, computed=COMPUTED, told=None):
+        """The run with gaps; the dict `told` gets what network or forecast gave, and what the sampler was told."""
+        came = {}
+
+        def output(e, x):
+            if e // self.stages in computed:
+                came[e] = d = self.path[e] + self.answer[e] * (x - self.full[e])
+                change = correction.computed(e, d, x) if correction else None
+            else:
+                d = self.line(came, e, computed)
+                change = correction.forecast(e, d) if correction else None
+            result = d if change is None else d + change
+            if told is not None:
+                told[e] = (d, result)
+            return result
+
+        return self.sampled(output)
+
+
+def off(latent, reference):
+    return float((latent - reference).norm() / reference.norm())
+
+
+# ---------------------------------------------------------------------------------------------------- toy networks
+
+
+@pytest.mark.parametrize("answers", [False, True], ids=["ignores the latent", "answers to it"])
+@pytest.mark.parametrize("kind", ["flow", "noise"])
+@pytest.mark.parametrize("name", DETERMINISTIC)
+def test_every_step_begins_as_if_the_sampler_had_always_been_told_what_is_known_by_now(name, kind, answers):
+    """The truth up to the latest computed step, and straight lines from there on; at the end the truth alone."""
+    toy = Toy(name, kind, answers)
+    got = toy.accelerated(toy.correction(toy.answer))
+    for latest, following in zip(COMPUTED, [*COMPUTED[1:], STEPS], strict=True):
+        known = [k for k in COMPUTED if k <= latest]
+        best = toy.sampled(
+            lambda e, _, known=known: toy.path[e] if e // toy.stages <= known[-1] else toy.line(toy.path, e, known)
+        )
+        for step in range(latest + 1, following + 1):
+            assert off(got[toy.starts[step]], best[toy.starts[step]]) < EXACT, step
+    assert off(got[-1], toy.full[-1]) < EXACT
+    # The gaps are what it is said of, and mattered.
+    assert off(toy.accelerated()[toy.starts[8]], toy.full[toy.starts[8]]) > 1e-3
+    assert off(got[toy.starts[5]], toy.full[toy.starts[5]]) > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["flow", "noise"])
+@pytest.mark.parametrize("name", ["euler", "heun", "dpmpp_2m"])
+def test_a_network_that_answers_to_its_latent_needs_the_response(name, kind):
+    """An output that was computed at a wrong latent is wrong itself; taken as it is, it does harm."""
+    toy = Toy(name, kind, answers=True)
+    right, none = (toy.accelerated(toy.correction(r)) for r in (toy.response, [0.0] * len(toy.response)))
+    assert off(right[-1], toy.full[-1]) < EXACT < 100 * EXACT < off(none[-1], toy.full[-1])
+
+
+@pytest.mark.parametrize("flow", [True, False])
+def test_the_gain_has_the_limits_that_it_must(flow):
+    scale = (lambda sigma: 1 - sigma) if flow else (lambda sigma: 1.0)
+    assert gain(0.0, 1.0) == 1.0, "without noise the latent is the picture"
+    assert gain(1e-4, scale(1e-4)) == pytest.approx(1.0, abs=1e-3)
+    if flow:
+        assert gain(1.0, 0.0) == 0.0, "noise alone tells nothing"
+        assert gain(0.0, 0.0) == 1.0
+    else:
+        assert gain(1e6, 1.0) == pytest.approx(0.0, abs=1e-9)
+        assert gain(SPREAD, 1.0) == pytest.approx(0.5)
+    levels = [k / 50 for k in range(1, 50)] if flow else [0.03 * 1.2**k for k in range(45)]
+    # In between it is the regression of the data on what is seen of them.
+    data, fresh = torch.randn(2, 200_000, generator=torch.Generator().manual_seed(0))
+    data *= SPREAD
+    for sigma in levels[::10]:
+        a, seen = scale(sigma), scale(sigma) * data + sigma * fresh
+        assert gain(sigma, a) == pytest.approx(float((seen * data).mean() / (seen * seen).mean()), abs=0.01)
+
+
+def test_after_a_restart_it_knows_nothing_and_holds_nothing():
+    toy = Toy()
+    correction = toy.correction()
+    toy.accelerated(correction)
+    latent = torch.ones(2, 4, 4, 4)
+    assert correction.forecast(9, latent) is not None and correction.drift() is not None
+    correction.restart()
+    assert correction.forecast(9, latent) is None and correction.drift() is None
+    assert correction.computed(10, latent, latent) is None
+    correction.restart()
+    gc.collect()
+    held = [v for v in vars(correction).values() if isinstance(v, dict | torch.Tensor) and len(v)]
+    assert not held, held
+
+
+def test_an_output_that_jumps_is_taken_as_it_is_and_begins_a_new_path():
+    """Guidance that changes from one step to the next, say: nothing lies between the one and the other."""
+    parts = torch.randn(2, 2, 4, 4, 4, generator=torch.Generator().manual_seed(1))
+    path = [parts[0] * (2 + e / 12) if e < 8 else parts[1] * (2 + e / 12) for e in range(STEPS)]
+    toy, told = Toy(path=path), {}
+    correction = toy.correction([0.0] * STEPS)
+    computed = (0, 1, 2, 5, 8, 10, 11)
+    toy.accelerated(correction, computed, told)
+    came, result = told[8]
+    assert torch.equal(came, result), "not interpolated across"
+    # The forecast of 9 follows a line across the jump; from 10 on it is known to lie between 8 and 10.
+    expected = toy.map[11, 9] * (path[9] - told[9][1]) / toy.map[11, 10]
+    assert off(told[10][1] - told[10][0], expected) < 1e-4
+
+
+def test_what_is_not_a_number_stays_where_it_is():
+    """One bad output spreads neither to the other picture of the batch nor to what is told later."""
+    toy = Toy()
+    correction = toy.correction()
+    for e in range(STEPS):
+        d = toy.path[e].clone()
+        if e == 8:
+            d[0] = math.nan
+        change = correction.computed(e, d, d) if e in COMPUTED else correction.forecast(e, d)
+        assert change is None or torch.isfinite(change[1]).all(), e
+        assert change is None or torch.isfinite(change[0]).all() or e == 8, e
+    correction.restart()
+    for e in COMPUTED[:4]:
+        change = correction.computed(e, toy.path[e], toy.path[e])
+        assert change is None or torch.isfinite(change).all()
+
+
+def test_a_sampler_with_a_single_last_evaluation_is_corrected_there_too():
+    """heun's step down to noise level 0 has no second stage, which then cannot be judged again."""
+    toy = Toy("heun")
+    computed = (0, 1, 2, 4, 6, 8, 11)
+    got, plain = toy.accelerated(toy.correction(toy.answer), computed), toy.accelerated(None, computed)
+    assert off(got[-1], toy.full[-1]) < off(plain[-1], toy.full[-1])
+
+
+# ---------------------------------------------------------------------------------------------------- a real model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return inprocess.embedded_model()
+
+
+@pytest.fixture(autouse=True)
+def uninterrupted():
+    yield
+    comfy.model_management.interrupt_current_processing(False)
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """Weak references to all that a correction was given, gave, and held in any run."""
+    refs = []
+    for name, original in (("computed", Correction.computed), ("forecast", Correction.forecast)):
+
+        def spy(self, *args, original=original):
+            change = original(self, *args)
+            seen = [*args, change, *(v for entry in self._recent.values() for v in vars(entry).values())]
+            refs.extend(weakref.ref(v) for v in seen if isinstance(v, torch.Tensor))
+            return change
+
+        monkeypatch.setattr(Correction, name, spy)
+    return refs
+
+
+def noise():
+    return torch.randn((2, 16, 12, 12), generator=torch.Generator().manual_seed(0))
+
+
+def prompts():
+    return inprocess.prompts([5, 40], [1, 2]), inprocess.prompts([-1] * 2, [-1] * 2)
+
+
+def sample(model, sampler="euler", steps=20, callback=None):
+    with torch.inference_mode():
+        return comfy.sample.sample(
+            *(model, noise(), steps, 3.0, sampler, "simple", *prompts(), torch.zeros_like(noise())),
+            seed=1,
+            disable_pbar=True,
+            callback=callback,
+        )
+
+
+def both(model):
+    """The MODEL with `correct` and without."""
+    return [accelerated(model, schedule=BALANCED, correct=correct) for correct in (True, False)]
+
+
+@pytest.mark.parametrize("sampler", ["euler", "heun", "dpmpp_2m", "uni_pc"])
+def test_the_picture_comes_nearer_to_the_full_runs(model, sampler):
+    full = sample(model, sampler)
+    corrected, plain = both(model)
+    near, far = (distance(sample(m, sampler), full) for m in (corrected, plain))
+    assert runs(corrected)[0].computed == runs(plain)[0].computed < runs(plain)[0].total
+    assert near < 0.9 * far, (near, far)
+
+
+def test_a_sampler_with_noise_ignores_it(model):
+    corrected, plain = both(model)
+    assert torch.equal(*(sample(m, "euler_ancestral") for m in (corrected, plain)))
+    assert runs(corrected)[0].forecast == runs(plain)[0].forecast > 0
+
+
+class Changing(comfy.samplers.CFGGuider):
+    """Guidance that is another at low noise, at once or little by little."""
+
+    def __init__(self, model, cfg):
+        super().__init__(model)
+        self.set_conds(*prompts())
+        self.at = cfg
+
+    def predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006 (as ComfyUI has it)
+        self.cfg = self.at(float(timestep[0]))
+        return super().predict_noise(x, timestep, model_options, seed)
+
+
+@pytest.mark.parametrize(
+    "cfg",
+    [
+        lambda sigma: 5.0 if sigma > 0.6 else 1.5,
+        lambda sigma: 1.5 if sigma > 0.6 else 5.0,
+        lambda sigma: 5.0 if sigma > 0.3 else 2.0,
+        lambda sigma: 1.5 if 0.4 < sigma < 0.7 else 4.0,
+        lambda sigma: 1.5 + 3.5 * sigma,
+    ],
+    ids=["down", "up", "down late", "down and up", "little by little"],
+)
+def test_guidance_that_changes_does_not_make_it_worse(model, cfg):
+    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", 20)
+
+    def sampled(m):
+        guider = Changing(m, cfg)
+        with torch.inference_mode():
+            return guider.sample(
+                noise(), torch.zeros_like(noise()), comfy.samplers.sampler_object("euler"), sigmas, disable_pbar=True,
+                seed=1,
+            )  # fmt: skip
+
+    full = sampled(model)
+    corrected, plain = (distance(sampled(m), full) for m in both(model))
+    assert 0 < corrected <= 1.15 * plain, (corrected, plain)
+
+
+@pytest.mark.parametrize("sampler", ["euler", "heun", "dpmpp_2m"])
+def test_the_preview_shows_the_models_own_picture(model, sampler):
+    """Not what the sampler is told, in which payments for earlier steps show; at the last step that is the result."""
+    own, shown = [], {}
+    fast, stages = accelerated(model, schedule=BALANCED), SAMPLERS[sampler].stages
+
+    def keep(args):
+        own.append(args["denoised"].clone())
+        return args["denoised"]
+
+    watched = fast.clone()
+    watched.set_model_sampler_post_cfg_function(keep)
+    result = sample(watched, sampler, callback=lambda step, x0, x, total: shown.update({step: x0.clone()}))
+    assert runs(watched)[0].forecast and sorted(shown) == list(range(20))
+    for step in range(19):
+        assert torch.equal(shown[step], own[step * stages]), step
+    assert not torch.equal(shown[19], own[19 * stages]), "the last one is told what is owed"
+    assert distance(model.model.process_latent_out(shown[19]), result) < 1e-5
+    assert torch.equal(result, sample(fast, sampler)), "looking changes nothing"
+
+
+def test_nothing_is_held_after_the_run(model, told):
+    fast, _ = both(model)
+    sample(fast, "heun", steps=12)
+    gc.collect()
+    assert runs(fast)[0].forecast and len(told) > 40 and not [ref for ref in told if ref() is not None]
+
+
+@pytest.mark.parametrize("how", ["error", "interrupt"])
+def test_nothing_is_held_after_a_run_that_ends_early(model, told, how):
+    count = iter(range(10**6))
+
+    def end(*_):
+        if next(count) >= 9:
+            if how == "error":
+                raise RuntimeError("stop")
+            comfy.model_management.interrupt_current_processing()
+
+    fast, _ = both(model)
+    handle = model.model.diffusion_model.final_layer.register_forward_pre_hook(end)
+    try:
+        with pytest.raises((RuntimeError, comfy.model_management.InterruptProcessingException)):
+            sample(fast)
+    finally:
+        handle.remove()
+    gc.collect()
+    assert runs(fast)[0].outcome == ("interrupted" if how == "interrupt" else "error")
+    assert told and not [ref for ref in told if ref() is not None]
