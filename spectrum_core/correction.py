@@ -43,7 +43,7 @@ UNLIKE, JUMP = 1.0, 0.25
 they do not lie on one path: the guidance was changed, say. No gap is corrected across such a place."""
 
 MEMORY = 8
-"""Steps for which what a sampler was told is kept: after an impulse, no sampler of the table goes on for longer."""
+"""Steps for which what a sampler was told is kept at most; no sampler of the table answers to it for longer."""
 
 STIFF = 0.2
 """Smallest eigenvalue, in absolute terms, of the system for the outputs without their latents' errors; below, they are
@@ -96,6 +96,7 @@ class Correction:
     ) -> None:
         self._map, self._stages, self._response = map, stages, response
         self._weights, self._held = weights, max(held, ORDER + 1)
+        self._reach = _reach(map, stages)
         self._known: dict[int, list[torch.Tensor]] = {}  # computed step -> what its outputs would have been, by stage
         self._shifts: dict[int, list[torch.Tensor | None]] = {}  # ... and by how much that differs from what they were
         self._recent: dict[int, _Told] = {}  # by evaluation
@@ -138,7 +139,7 @@ class Correction:
             alike = _norm(believed - foretold) <= JUMP * _norm(believed)
             self._trust = alike if self._trust is None else self._trust & alike
         told = self._pay(evaluation, believed, None)
-        self._recent[evaluation] = _Told(told, believed)
+        self._recent[evaluation] = _Told(told if self._reach else believed, believed)
         return None if told is output else told - output
 
     def computed(self, evaluation: int, output: torch.Tensor, latent: torch.Tensor) -> torch.Tensor | None:
@@ -161,7 +162,8 @@ class Correction:
         gap = self._gap(first)
         owed = self._settle(step, outputs, gap, latent) if gap else self._learn(step, outputs, outputs)
         told = self._pay(evaluation, self._recent[evaluation].believed, owed)
-        self._recent[evaluation].told = told
+        if self._reach:
+            self._recent[evaluation].told = told
         return None if told is output else told - output
 
     # ------------------------------------------------------------------------------------------------ parts
@@ -227,6 +229,8 @@ class Correction:
             change = torch.where(trusted, now - entry.believed, torch.zeros_like(now))
             owed.append((float(self._map[first, j]), change))
             entry.believed = entry.believed + change
+            if not self._reach:
+                entry.told = entry.believed
         self._drift = Readback(_norm(drift) / _norm(latent).clamp_min(1e-12))
         rest = self._learn(step, outputs, found)
         return _sum([*owed, *([(1.0, rest)] if rest is not None else [])])
@@ -255,8 +259,8 @@ class Correction:
         while len(self._known) > self._held:
             oldest = min(self._known)
             del self._known[oldest], self._shifts[oldest]
-        kept = sorted(self._known)[-ORDER:][0] * self._stages
-        self._recent = {e: entry for e, entry in self._recent.items() if e > min(kept, first - MEMORY * self._stages)}
+        kept = min(sorted(self._known)[-ORDER:][0], step - self._reach) * self._stages
+        self._recent = {e: entry for e, entry in self._recent.items() if e >= kept}
         owed: list[tuple[float, torch.Tensor]] = []
         for stage, value in enumerate(found):
             if not same:
@@ -282,6 +286,14 @@ class Correction:
                 terms.append((change, entry.believed - entry.told))
         total, share = _sum(terms), float(self._map[after, evaluation])
         return believed if total is None or abs(share) < 1e-6 else believed + total / share
+
+
+def _reach(map: Array, stages: int) -> int:
+    """Steps for which an output goes on to move latents after its own step: 0 for samplers without a memory."""
+    starts = map[[*range(0, len(map) - 1, stages), len(map) - 1]]
+    moves = np.abs(np.diff(starts, axis=0)) > 1e-6 * np.abs(map).max()
+    steps, outputs = np.nonzero(moves)
+    return int(min(MEMORY, (steps - outputs // stages).max(initial=0)))
 
 
 def _sum(terms: Iterable[tuple[float, torch.Tensor]]) -> torch.Tensor | None:
