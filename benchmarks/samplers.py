@@ -54,7 +54,7 @@ predicts noise bears less
 UNET = {
     "title": "a model that predicts noise",
     "option": " --model unet",
-    "model": "the embedded UNet (tiny, half trained)",
+    "model": "the embedded UNet (tiny)",
     "otherwise": "the error if forecasting\nwent as far as for a flow; as far as for euler, if a flow has none.",
     "text": """Each stochastic sampler would be further from its full run than the paper's method is on euler with the
 Flux (0.068, [defaults.md](defaults.md)), even with the few forecasts that a flow bears ([samplers.md](samplers.md)); so

@@ -7,10 +7,11 @@ from comfy.model_base import ModelType
 
 from demo import inprocess
 
-MODELS = {"flux": inprocess.embedded_model, "unet": inprocess.unet_model}
+MODELS = {"flux": inprocess.embedded_model, "unet": inprocess.unet_model, "lumina": inprocess.lumina_model}
 WANTED = {
     "flux": ("Flux", "Flux", ModelType.FLOW),
     "unet": ("BaseModel", "UNetModel", ModelType.EPS),
+    "lumina": ("Lumina2", "NextDiT", ModelType.FLOW),
 }
 EMOJI, BACKGROUNDS = [5, 14, 23, 42, 59, 63], [1, 2, 0, 3, 7, 4]
 
