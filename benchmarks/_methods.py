@@ -24,6 +24,7 @@ from spectrum_accelerate.nodes.attach import attach
 from spectrum_accelerate.nodes.auto import chosen
 from spectrum_accelerate.nodes.calibrate import calibrated, recorder
 from spectrum_accelerate.nodes.settings import DEFAULTS, GROWING, Settings
+from spectrum_accelerate.nodes.solver import noise_left
 from spectrum_accelerate.spectrum_core import calibration as calibration_module
 from spectrum_accelerate.spectrum_core.calibration import Calibration
 from spectrum_accelerate.spectrum_core.forecast import Forecaster
@@ -176,7 +177,7 @@ def our_plan(case: Case, count: int) -> tuple[Settings, list[int]] | None:
     levels = case.sigmas(total).double().numpy()
     flow = isinstance(case.model.get_model_object("model_sampling"), CONST)
     row = node_samplers.SAMPLERS[SAMPLERS[case.setting.sampler].function]
-    noise = (levels if flow else levels / (1 + levels)).tolist()
+    noise = noise_left(levels.tolist(), flow)
     settings = chosen("evaluations", count * row.stages)
     computed = settings.scheduled(noise, row.speedup, row.stages).plan(total)
     return (settings, computed) if len(computed) == count else None

@@ -4,7 +4,7 @@ The latter is found by running the sampler itself, on coefficients instead of la
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -39,9 +39,16 @@ def known_sampler(name: str, sampler: Any, flow: bool) -> Sampler | None:
     return known
 
 
-def noise_left(sigmas: list[float], flow: bool) -> list[float]:
-    """Share of noise in the latent at each noise level, from 1 to 0: of flows the level itself, else s / (1 + s)."""
-    return [sigma if flow else sigma / (1 + sigma) for sigma in sigmas]
+def noise_left(sigmas: Sequence[float], flow: bool) -> list[float]:
+    """How much noise is left at each noise level, from 1 to 0.
+
+    Of flows the level itself. Where the noise grows beyond the data, their share s / (1 + s) hardly changes while latents
+    move most; half of it is therefore asinh(s), by which a latent of size sqrt(1 + s^2) moves relative to itself.
+    """
+    if flow:
+        return list(sigmas)
+    whole = math.asinh(max(sigmas, default=1.0)) or 1.0
+    return [(math.asinh(s) / whole + s / (1 + s)) / 2 for s in sigmas]
 
 
 def raw_output(sampling: Any, sigma: torch.Tensor, latent: torch.Tensor, denoised: torch.Tensor) -> torch.Tensor:
