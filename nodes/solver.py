@@ -42,7 +42,7 @@ def known_sampler(name: str, sampler: Any, flow: bool) -> Sampler | None:
 def noise_left(sigmas: Sequence[float], flow: bool) -> list[float]:
     """How much noise is left at each noise level, from 1 to 0.
 
-    Of flows the level itself. Where the noise grows beyond the data, their share s / (1 + s) hardly changes while latents
+    Of flows the level itself. Where the noise grows beyond the data, its share s / (1 + s) hardly changes while latents
     move most; half of it is therefore asinh(s), by which a latent of size sqrt(1 + s^2) moves relative to itself.
     """
     if flow:

@@ -287,13 +287,17 @@ class _Residuals:
             end, after = (chosen[i] if i < len(chosen) else never for i in (k + 1, k + 2))
             for step in range(begin + 1, min(end, steps)):
                 span = calibration.evaluations(step)
-                foretold[span.start : span.stop] = self._row(
-                    forecaster, tuple(chosen[: k + 1][-forecaster.window :]), step
-                )
+                known = tuple(chosen[: k + 1][-forecaster.window :])
+                row = self._row(forecaster, known, step)
+                foretold[span.start : span.stop] = row
+                # The last step may lack stages: what was forecast of those is not judged by it.
                 if corrected and end < steps:
-                    first[span.start : span.stop] = self._row(INTERPOLATION, (*chosen[: k + 1][-ORDER:], end), step)
+                    better = self._row(INTERPOLATION, (*chosen[: k + 1][-ORDER:], end), step)
+                    row = np.concatenate([better, row[len(better) :]])
+                    first[span.start : span.stop] = row
                 if corrected and after < steps:
-                    again[span.start : span.stop] = self._row(INTERPOLATION, (begin, end, after), step)
+                    better = self._row(INTERPOLATION, (begin, end, after), step)
+                    again[span.start : span.stop] = np.concatenate([better, row[len(better) :]])
                 ends[step], judged[step] = end, after
         if not corrected:
             yield 1.0, foretold
@@ -305,7 +309,7 @@ class _Residuals:
         yield judged < rows, again
 
     def _row(self, forecaster: Forecaster, known: tuple[int, ...], step: int) -> Array:
-        """Of one step: [stages of the step, rank]."""
+        """Of one step, as many stages as all of the known steps have: [stages, rank]."""
         key = (forecaster is INTERPOLATION, known, step)
         row = self._rows.get(key)
         if row is None:
@@ -313,11 +317,12 @@ class _Residuals:
                 self._rows.clear()
             calibration = self._calibration
             weights = self._solved(forecaster, known, step)
+            shared = len(calibration.evaluations(known[-1]))
             row = self._rows[key] = np.stack(
                 [
                     weights @ calibration.factor[[k * calibration.stages + stage for k in known]]
                     - calibration.factor[e]
-                    for stage, e in enumerate(calibration.evaluations(step))
+                    for stage, e in list(enumerate(calibration.evaluations(step)))[:shared]
                 ]
             )
         return row
