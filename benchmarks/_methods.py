@@ -195,6 +195,9 @@ CALIBRATING = 4000
 WEIGHTS = (0.05, 0.25, 1.0)
 """Of errors along the way against the final one, which the oracle tries."""
 
+FREE = 1.75
+"""Longest gap of its plans; a plan that must serve other prompts is kept shorter."""
+
 
 @cache
 def calibration(setting: Setting) -> Calibration:
@@ -242,7 +245,10 @@ def oracle(case: Case, count: int) -> Result | None:
         own, full = recorded(single), single.sample()[0]
         tried = [single.sample(attach(case.model, found[0]))]
         for weight in WEIGHTS:
-            with patch.object(calibration_module, "ALONG_CORRECTED", weight):
+            with (
+                patch.object(calibration_module, "ALONG_CORRECTED", weight),
+                patch.object(calibration_module, "LONGEST", FREE),
+            ):
                 calibration_module.improved.cache_clear()
                 tried.append(single.sample(attach(case.model, found[0], calibration=own)))
         best = min(tried, key=lambda result: float(distances(result[0], full)[0]))
