@@ -181,7 +181,7 @@ class Run:
             node=context.node_id if context else "",
             prompt=context.prompt_id if context else "",
         )
-        if self._settings.schedule == CONTROLLED and not isinstance(self._schedule, ErrorControl):
+        if self._settings.schedule == CONTROLLED and self._correction is None:
             self.trace.note("errors are not seen with this sampler: tolerance is not used")
         if attachment.calibration is not None:
             self._follow(attachment.calibration)

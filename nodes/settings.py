@@ -6,7 +6,16 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from ..spectrum_core.forecast import INTERCEPTS, Forecaster, Intercept
-from ..spectrum_core.schedule import FixedInterval, GrowingInterval, Schedule, alternating, balanced, budget, controlled
+from ..spectrum_core.schedule import (
+    LEAST,
+    FixedInterval,
+    GrowingInterval,
+    Schedule,
+    alternating,
+    balanced,
+    budget,
+    controlled,
+)
 
 TARGETS = BLOCK_OUTPUT, RAW_OUTPUT = "block output", "model output"
 SCHEDULES = BALANCED, GROWING, CONTROLLED = "balanced", "growing interval", "error control"
@@ -291,7 +300,7 @@ class Settings:
         count = budget(total, self.speedup, max(1, self.evaluations // stages) if self.evaluations else 0)
         if most < math.inf:
             return alternating(total, min(total / max(1, count), most), self.warmup, self.tail)
-        if self.schedule == CONTROLLED and measured:
+        if self.schedule == CONTROLLED and measured and total > LEAST:
             return controlled(times, self.tolerance, count, self.warmup, self.tail)
         if self.schedule in (BALANCED, CONTROLLED):
             return balanced(times, count, self.warmup, self.tail)

@@ -275,7 +275,9 @@ class _Residuals:
         self._weights: dict[tuple[bool, tuple[int, ...], int], Array] = {}
         self._rows: dict[tuple[bool, tuple[int, ...], int], Array] = {}
 
-    def of(self, computed: Collection[int], corrected: bool) -> Iterator[tuple[Array | float, Array]]:
+    def of(
+        self, computed: Collection[int], corrected: bool
+    ) -> Iterator[tuple[Array | NDArray[np.bool_] | float, Array]]:
         """Forecast minus output for every evaluation, zero where it is computed: [evaluations, rank]; with the part of
         the map that it holds for: [evaluations + 1, evaluations]. Without correction that is all of it."""
         calibration, forecaster = self._calibration, self._forecaster

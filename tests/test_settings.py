@@ -342,3 +342,11 @@ def test_schema_has_the_widgets_in_the_promised_order():
     assert [i.id for i in schema.inputs if i.optional] == newer, "a workflow may be older than they are"
     assert {name: type(value) for name, value in BEFORE.items()} == {n: type(DEFAULTS[n]) for n in newer[:-1]}
     assert all(i.tooltip for i in schema.inputs) and all(s.problem(s.default) is None for s in SETTINGS)
+
+
+@pytest.mark.parametrize("steps", [1, 4, 5])
+def test_error_control_leaves_short_runs_alone(steps):
+    """A forecast could only be judged when there is nothing left to be made good."""
+    times = [1 - step / steps for step in range(steps + 1)]
+    settings = Settings(**{**DEFAULTS, "schedule": CONTROLLED, "speedup": 1.0, "tolerance": 1.0})
+    assert settings.scheduled(times).plan(steps) == list(range(steps))
