@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from .comfy_server import ROOT, ComfyServer
-from .workflow import SEEDS, WIDGET_TYPES, Json
+from .workflow import SEEDS, WIDGET_TYPES, Json, is_socket
 
 WORKFLOWS = ROOT / "workflows"
 PAPER = {
@@ -29,6 +29,7 @@ PAPER = {
     "blend": 0.5,
     "intercept": "paper",
     "schedule": "growing interval",
+    "correct": False,
 }
 
 TITLE, SLOT, WIDGET = 30, 20, 24  # heights of a node's parts
@@ -92,7 +93,7 @@ class Drawing:
         values: list[Any] = []
         for name, type_, options in _inputs(schema):
             entry: Json = {"name": name, "type": type_, "link": None}
-            if options.get("forceInput") or not (type_ in WIDGET_TYPES or type_.startswith("COMFY_DYNAMIC")):
+            if is_socket(options) or not (type_ in WIDGET_TYPES or type_.startswith("COMFY_DYNAMIC")):
                 if name in inputs:
                     entry["link"] = self._link(inputs.pop(name), number, len(sockets))
                 sockets.append(entry)
@@ -186,6 +187,11 @@ def accelerate(drawing: Drawing, model: Output, **values: Any) -> Output:
     return drawing.node("SpectrumAccelerate", tall=400, model=model, **values)[0]
 
 
+def accelerate_auto(drawing: Drawing, model: Output, goal: str) -> Output:
+    """The node that is told a goal instead of widgets, with room for its live text."""
+    return drawing.node("SpectrumAuto", tall=200, model=model, goal=goal)[0]
+
+
 def sample(
     drawing: Drawing, model: Output, positive: Output, negative: Output, latent: Output, **values: Any
 ) -> Output:
@@ -255,8 +261,10 @@ def demo(drawing: Drawing) -> None:
     result(drawing, latent, vae, reported=model, keep_latent=True)
 
 
-def flux(drawing: Drawing, steps: int = 30, advice: str = "", reported: bool = False, **values: Any) -> None:
-    """FLUX.1 dev, text to image."""
+def flux(
+    drawing: Drawing, steps: int = 30, advice: str = "", reported: bool = False, goal: str = "", **values: Any
+) -> None:
+    """FLUX.1 dev, text to image; with the node that is told a goal, if there is one."""
     drawing.column(340, "Models")
     (model,) = drawing.node("UNETLoader", unet_name="flux1-dev.safetensors")
     names = {"clip_name1": "t5xxl_fp16.safetensors", "clip_name2": "clip_l.safetensors"}
@@ -264,7 +272,7 @@ def flux(drawing: Drawing, steps: int = 30, advice: str = "", reported: bool = F
     (vae,) = drawing.node("VAELoader", vae_name="ae.safetensors")
     drawing.below("")
     advice = advice or (
-        PLACE + "Extra steps cost little: most of them are forecast. If fine detail suffers, lower *growth* or "
+        PLACE + "Extra steps cost little: most of them are forecast. If fine detail suffers, lower *speedup* or "
         "raise *tail*."
     )
     text = about(
@@ -284,7 +292,7 @@ def flux(drawing: Drawing, steps: int = 30, advice: str = "", reported: bool = F
     (latent,) = drawing.node("EmptySD3LatentImage", width=1024, height=1024)
 
     drawing.column(340, "Spectrum Accelerate")
-    model = accelerate(drawing, model, **values)
+    model = accelerate_auto(drawing, model, goal) if goal else accelerate(drawing, model, **values)
     drawing.below("Guidance")
     (positive,) = drawing.node("FluxGuidance", conditioning=text, guidance=3.5)
     (negative,) = drawing.node("ConditioningZeroOut", conditioning=text)
@@ -303,6 +311,16 @@ def paper(drawing: Drawing) -> None:
         "node's defaults."
     )
     flux(drawing, 50, advice, reported=True, **PAPER)
+
+
+def auto(drawing: Drawing) -> None:
+    """A goal instead of widgets, and what came of it."""
+    advice = (
+        "FLUX.1 dev with **Spectrum Accelerate (Auto)**: the node is told a *goal* and sees during the run how far the "
+        "forecasts are off. Set *goal* to *quality* or *fast* and compare; *evaluations* and *tolerance* take a value "
+        "of your own. The report shows what was computed and why."
+    )
+    flux(drawing, advice=advice, reported=True, goal="balanced")
 
 
 def qwen_image(drawing: Drawing) -> None:
@@ -429,6 +447,7 @@ def wan22(drawing: Drawing) -> None:
 
 
 DRAWERS = {
+    "spectrum_auto": auto,
     "spectrum_demo": demo,
     "spectrum_flux": flux,
     "spectrum_paper_settings": paper,

@@ -19,6 +19,11 @@ WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COLOR"}
 SEEDS = {"seed", "noise_seed"}  # the page gives these a control widget even where the schema does not ask for it
 
 
+def is_socket(options: Mapping[str, Any]) -> bool:
+    """Whether an input of a type that has widgets is to have none; a widget that the page does not know is none."""
+    return bool(options.get("forceInput")) or options.get("widgetType", "STRING") not in WIDGET_TYPES
+
+
 class WorkflowError(Exception):
     """A workflow that cannot be converted; the message names the node and the input."""
 
@@ -164,7 +169,7 @@ class _Converter:
             if isinstance(kind, str) and kind.startswith(("COMFY_DYNAMIC", "COMFY_AUTOGROW")):
                 where = f"node {node_id} ({node['type']}), input {name}"
                 raise WorkflowError(f"{where}: inputs that change with a choice ({kind}) need the page")
-            if options.get("forceInput") or not (
+            if is_socket(options) or not (
                 isinstance(kind, list) or kind in WIDGET_TYPES or "widget" in saved.get(name, {})
             ):
                 continue

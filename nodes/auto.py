@@ -9,6 +9,8 @@ from .accelerate import widget
 from .attach import attach
 from .settings import BALANCED, CONTROLLED, DEFAULTS, Setting, Settings
 
+NODE = "Spectrum Accelerate (Auto)"
+
 TOLERANCES = {"balanced": 0.025, "quality": 0.01, "fast": 0.06}
 """Goal -> tolerance of error control."""
 
@@ -53,6 +55,9 @@ def chosen(goal: str, value: int | float | None = None) -> Settings:
     Raises:
         ValueError: naming widget, value and what would work.
     """
+    found = [problem for own in WIDGETS if own.name == goal and (problem := own.problem(value))]
+    if found:
+        raise ValueError(f"{NODE}: {found[0]}")
     if goal == "evaluations":
         changes: dict[str, Any] = {"schedule": BALANCED, "evaluations": value}
     else:
@@ -69,7 +74,7 @@ class SpectrumAuto(io.ComfyNode):
         options += [io.DynamicCombo.Option(setting.name, [widget(setting)]) for setting in WIDGETS]
         return io.Schema(
             node_id="SpectrumAuto",
-            display_name="Spectrum Accelerate (Auto)",
+            display_name=NODE,
             category="model/acceleration",
             description=(
                 "Samples with a fraction of the network evaluations, as few as a goal allows: the errors of forecasts "
@@ -80,14 +85,18 @@ class SpectrumAuto(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The model to accelerate."),
                 io.DynamicCombo.Input("goal", options=options, tooltip=GOAL),
-                io.String.Input("plan", optional=True, force_input=True, tooltip=PLAN),
+                # A socket by type: the frontend takes a value of the goal for that of a forced input, and drops it.
+                io.String.Input("plan", optional=True, extra_dict={"widgetType": "SOCKET"}, tooltip=PLAN),
             ],
             outputs=[io.Model.Output(tooltip="The same model, accelerated when it is sampled.")],
             hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
-    def execute(cls, model: Any, goal: dict[str, Any], plan: str = "") -> io.NodeOutput:
+    def execute(cls, model: Any, goal: dict[str, Any] | None = None, plan: str = "") -> io.NodeOutput:
+        if goal is None:  # ComfyUI drops the input where it does not know the option
+            known = (*TOLERANCES, *(setting.name for setting in WIDGETS))
+            raise ValueError(f"{NODE}: goal: use one of {', '.join(map(repr, known))}")
         name = goal["goal"]
         calibration = Calibration.from_json(plan) if plan.strip() else None
         return io.NodeOutput(attach(model, chosen(name, goal.get(name)), str(cls.hidden.unique_id or ""), calibration))

@@ -9,7 +9,7 @@ from demo.workflow import to_prompt
 
 pytestmark = [pytest.mark.browser, pytest.mark.server]
 
-ACCELERATE = "SpectrumAccelerate"
+ACCELERATE, AUTO = "SpectrumAccelerate", "SpectrumAuto"
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +97,44 @@ def test_a_run_shows_its_progress_and_its_summary_on_the_node(page):
     assert shown == texts[-1]
     if page.vue:
         assert texts[-1] in page.page.locator(f'[data-node-id="{number}"]').inner_text().replace("\n", " ")
+
+
+@pytest.fixture
+def auto(page):
+    """The page with the workflow that is told a goal."""
+    page.load(read("spectrum_auto"))
+    return page
+
+
+def inputs_of_auto(page):
+    (inputs,) = [node["inputs"] for node in page.prompt().values() if node["class_type"] == AUTO]
+    return {name: value for name, value in inputs.items() if name not in ("model", "plan")}
+
+
+@pytest.mark.parametrize(("goal", "default"), [("evaluations", 15), ("tolerance", 0.02)])
+def test_a_goal_shows_its_own_input_and_only_while_it_is_chosen(auto, goal, default):
+    shown = {name: value for name, value in auto.widgets(AUTO).items() if name.startswith("goal")}
+    assert shown == inputs_of_auto(auto) == {"goal": "balanced"}
+    auto.set(AUTO, goal=goal)
+    assert inputs_of_auto(auto) == {"goal": goal, f"goal.{goal}": default}
+    if auto.vue:
+        auto.select(AUTO)
+        number = auto.page.evaluate("kind => app.rootGraph.nodes.find(n => n.type == kind).id", AUTO)
+        names = auto.page.locator(f'[data-node-id="{number}"]').get_by_text(goal, exact=True)
+        names.nth(1).wait_for()  # what is chosen, and the input below
+    auto.set(AUTO, goal="balanced")
+    assert inputs_of_auto(auto) == {"goal": "balanced"}
+    assert f"goal.{goal}" not in auto.widgets(AUTO)
+    if auto.vue:
+        names.first.wait_for(state="detached")
+
+
+@pytest.mark.parametrize(("goal", "value"), [("evaluations", 21), ("tolerance", 0.05)])
+def test_a_saved_workflow_keeps_the_value_of_its_goal(auto, goal, value):
+    auto.set(AUTO, goal=goal)
+    auto.set(AUTO, **{f"goal.{goal}": value})
+    auto.load(auto.page.evaluate("() => app.rootGraph.serialize()"))
+    assert inputs_of_auto(auto) == {"goal": goal, f"goal.{goal}": value}
 
 
 @pytest.mark.parametrize("kind", [ACCELERATE, "SpectrumReport"])

@@ -8,7 +8,7 @@ import urllib.request
 
 import pytest
 from PIL import Image
-from spectrum_accelerate.nodes.settings import SETTINGS
+from spectrum_accelerate.nodes.settings import BEFORE, SETTINGS
 
 from demo.comfy_server import PACK, ROOT, PromptError, PromptInterrupted
 from demo.workflow import find_node, to_prompt, without_node
@@ -75,7 +75,7 @@ def test_nodes_are_registered_with_their_widgets(server):
 
 
 def test_node_help_is_served(server):
-    for node in ("SpectrumAccelerate", "SpectrumReport"):
+    for node in ("SpectrumAccelerate", "SpectrumAuto", "SpectrumReport"):
         with urllib.request.urlopen(f"{server.url}/extensions/{PACK}/docs/{node}.md") as answer:
             assert answer.read().strip()
 
@@ -89,7 +89,7 @@ def test_a_workflow_is_accelerated_and_says_so(server, edited):
     assert (report["computed"], report["total"]) == (6, 12)
     texts = server.progress_texts(node)[before:]
     assert texts[0] == "Spectrum █··········· 1/1", texts
-    assert texts[-2] == "Spectrum ██▁█▁▁▁█▁█▁█ 6/12"
+    assert texts[-2] == "Spectrum █▁█▁▁█▁▁█▁██ 6/12"
     summary = texts[-1]
     assert summary.startswith("Spectrum: 6 of 12 evaluations computed (2.0x fewer), estimated error ")
     assert summary in server.log_text()
@@ -132,6 +132,65 @@ def test_a_bad_value_from_another_node_is_an_error_at_the_node(server, edited):
     with pytest.raises(PromptError, match="degree = 12: use a whole number from 1 to 8") as error:
         server.queue(changed)
     assert find_node(changed, "SpectrumAccelerate") in str(error.value)
+
+
+@pytest.fixture
+def told(edited):
+    """A function that gives the prompt with Spectrum Accelerate (Auto) instead, told a goal."""
+
+    def tell(**inputs):
+        changed = edited("KSampler", seed=61)
+        node = changed[find_node(changed, "SpectrumAccelerate")]
+        node.update(class_type="SpectrumAuto", inputs={"model": node["inputs"]["model"], **inputs})
+        return changed
+
+    return tell
+
+
+def test_every_goal_runs_and_asks_for_what_it_says(server, told):
+    goals = {
+        "quality": {},
+        "balanced": {},
+        "fast": {},
+        "tolerance": {"goal.tolerance": 0.03},
+        "evaluations": {"goal.evaluations": 7},
+    }
+    (_, options) = server.object_info()["SpectrumAuto"]["input"]["required"]["goal"]
+    assert {choice["key"] for choice in options["options"]} == set(goals)
+    computed = {}
+    for goal, value in goals.items():
+        prompt = told(goal=goal, **value)
+        report = trace(server.queue(prompt), prompt)
+        assert report["total"] == 12
+        computed[goal] = report["computed"]
+    assert 12 > computed["quality"] > computed["fast"]
+    assert computed["quality"] >= computed["balanced"] >= computed["tolerance"] >= computed["fast"]
+    assert computed["evaluations"] == 7
+
+
+@pytest.mark.parametrize(
+    ("inputs", "text"),
+    [
+        ({"goal": "evaluations", "goal.evaluations": 2}, "Value 2 smaller than min of 3: goal.evaluations"),
+        ({"goal": "tolerance", "goal.tolerance": 0}, "Value 0.0 smaller than min of 0.001: goal.tolerance"),
+        ({"goal": "evaluations"}, "Required input is missing: evaluations"),
+        ({"goal": "best"}, "goal: use one of 'balanced', 'quality', 'fast', 'evaluations', 'tolerance'"),
+    ],
+)
+def test_a_bad_goal_is_refused_at_the_node(server, told, inputs, text):
+    with pytest.raises(PromptError, match="SpectrumAuto") as error:
+        server.queue(told(**inputs))
+    assert text in str(error.value)
+
+
+def test_a_prompt_from_before_the_newer_widgets_is_valid(server, prompt, edited):
+    """Without any of them, and without those that came last only."""
+    for absent in (set(BEFORE), {"tolerance", "evaluations", "correct"}):
+        changed = edited("KSampler", seed=71 + len(absent))
+        inputs = changed[find_node(changed, "SpectrumAccelerate")]["inputs"]
+        for name in absent:
+            del inputs[name]
+        assert trace(server.queue(changed), changed)["computed"] < 12
 
 
 def test_a_report_beside_a_bypassed_node_says_so(server, edited):

@@ -3,12 +3,13 @@
 import io
 import json
 import urllib.request
-from itertools import combinations
+from itertools import combinations, product
 
 import pytest
 import torch
 from frontend import NAMES, read
 from PIL import Image
+from spectrum_accelerate.nodes.auto import TOLERANCES, WIDGETS, chosen
 from spectrum_accelerate.nodes.settings import DEFAULTS, SETTINGS, Settings
 
 from demo import make_workflows
@@ -19,7 +20,11 @@ from demo.workflow import find_node, to_prompt
 pytestmark = pytest.mark.server
 
 LANGUAGES = sorted(folder.name for folder in (ROOT / "locales").iterdir())
-NODES = ("SpectrumAccelerate", "SpectrumReport", "SpectrumCalibrate", "SpectrumPlan")
+NODES = ("SpectrumAccelerate", "SpectrumReport", "SpectrumCalibrate", "SpectrumPlan", "SpectrumAuto")
+SCHEDULE_OPTIONS = ("'balanced'", "'growing interval'", "'error control'")
+GOALS = ("'quality'", "'fast'", "'tolerance'", "'evaluations'")
+NAMES_AND_NUMBERS = ("`speedup`", "`tolerance`", "CFG", "0.5", " 4", " 5", "0.02", "2 %", "2.5 %", "1 %", "6 %")
+OPTIONS = ("'free'", "'block output'", *SCHEDULE_OPTIONS, *GOALS, *NAMES_AND_NUMBERS)
 COVER_LIMIT = 60_000  # bytes
 NEWER_IS_HIGHER = 32  # what the newer renderer adds to a node's height at most
 
@@ -40,6 +45,14 @@ def spectrum_nodes(prompt):
 
 def widget_values(inputs):
     return {name: inputs[name] for name in DEFAULTS}
+
+
+def settings_of(node):
+    """The settings of a Spectrum Accelerate, or of one that is told a goal."""
+    inputs = node["inputs"]
+    if node["class_type"] == "SpectrumAuto":
+        return chosen(inputs["goal"], inputs.get(f"goal.{inputs['goal']}"))
+    return Settings(**widget_values(inputs))
 
 
 def test_all_are_there():
@@ -72,7 +85,7 @@ def test_values_are_inside_the_schema(info, name):
                 assert options["min"] <= value <= options["max"], where
                 assert kind == "FLOAT" or isinstance(value, int), where
             else:
-                assert isinstance(value, str), where
+                assert isinstance(value, bool if kind == "BOOLEAN" else str), where
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -92,7 +105,7 @@ def test_what_it_does_is_forecast_a_good_part(info, name):
         if node["class_type"].startswith("KSampler"):
             inputs = node["inputs"]
             steps = min(inputs.get("end_at_step", inputs["steps"]), inputs["steps"]) - inputs.get("start_at_step", 0)
-            settings = Settings(**widget_values(prompt[inputs["model"][0]]["inputs"]))
+            settings = settings_of(prompt[inputs["model"][0]])
             assert len(settings.scheduled(torch.linspace(1, 0, steps + 1)).plan(steps)) <= 0.6 * steps
 
 
@@ -143,15 +156,27 @@ def test_the_node_help_names_every_input_and_output(server, node):
     text = get(server, f"/extensions/{PACK}/docs/{node}.md").decode()
     schema = server.object_info()[node]
     widgets = [setting.name for setting in SETTINGS] if node == NODES[0] else list(schema["input"]["required"])
-    for name in [*widgets, *(schema["output_name"] if node in (NODES[1], NODES[3]) else [])]:
+    goals = [*TOLERANCES, *(setting.name for setting in WIDGETS)] if node == NODES[4] else []
+    for name in [*widgets, *goals, *(schema["output_name"] if node in (NODES[1], NODES[3]) else [])]:
         assert f"`{name}`" in text, name
+
+
+def inputs_of(schema):
+    """All inputs of a schema with those of the choices of its dynamic combos: (name, shown as, its entry)."""
+    for inputs in schema.values():
+        for name, entry in inputs.items():
+            yield name, name.split(".")[-1], entry
+            for choice in entry[1]["options"] if entry[0] == "COMFY_DYNAMICCOMBO_V3" else ():
+                nested = {
+                    group: {f"{name}.{n}": e for n, e in part.items()} for group, part in choice["inputs"].items()
+                }
+                yield from inputs_of(nested)
 
 
 def translated(schema):
     """The shape of a node's entry in nodeDefs.json, filled with the schema's own texts."""
     tips = schema.get("output_tooltips") or [None] * len(schema["output"])
-    inputs = schema["input"]["required"] | schema["input"].get("optional", {})
-    described = {name: entry[1].get("tooltip") for name, entry in inputs.items()}
+    shown = {group: schema["input"].get(group, {}) for group in ("required", "optional")}
     outputs = zip(schema["output_name"], tips, strict=True)
 
     def entry(name, tip):
@@ -160,7 +185,11 @@ def translated(schema):
     return {
         "display_name": schema["display_name"],
         "description": schema["description"],
-        "inputs": {name: entry(name, tip) for name, tip in described.items()},
+        # The page looks an input up by its name with "_" for each ".", those of a choice of a dynamic combo too.
+        "inputs": {
+            name.replace(".", "_"): entry(label, options.get("tooltip"))
+            for name, label, (_, options) in inputs_of(shown)
+        },
         "outputs": {str(index): entry(name, tip) for index, (name, tip) in enumerate(outputs)},
     }
 
@@ -188,11 +217,11 @@ def test_translations_have_exactly_the_nodes_texts(server, language):
 
 def test_translations_keep_the_numbers_and_options(server):
     """A default, a limit or an option that a tooltip names is the same in every language."""
-    english = translated(server.object_info()["SpectrumAccelerate"])["inputs"]
-    for language in LANGUAGES:
+    for node, language in product(("SpectrumAccelerate", "SpectrumAuto"), LANGUAGES):
+        english = translated(server.object_info()[node])["inputs"]
         written = json.loads((ROOT / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8"))
         for name, entry in english.items():
-            tip = written["SpectrumAccelerate"]["inputs"][name]["tooltip"]
-            for option in ("'free'", "'balanced'", "'growing interval'", "'block output'", "CFG", "0.5", " 4", " 5"):
+            tip = written[node]["inputs"][name]["tooltip"]
+            for option in OPTIONS:
                 if option in entry["tooltip"]:
                     assert option.strip() in tip, (language, name, option)
