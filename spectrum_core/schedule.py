@@ -147,8 +147,8 @@ class ErrorControl(Schedule):
 
     The latent drifts while evaluations are forecast; when the next one is computed, the drift is known. Drifts add up
     like independent errors, so a gap that covers the share s of the run (by `measure`) may drift by tolerance sqrt(s),
-    and the root of their sum of squares, which is what the final latent is off by at most on the models measured
-    (docs/schedules.md), is the tolerance. The next gap follows by a proportional-integral controller (Gustafsson 1991;
+    and the root of their sum of squares, which estimates what the final latent is off by (docs/schedules.md compares),
+    is the tolerance. The next gap follows by a proportional-integral controller (Gustafsson 1991;
     Hairer, Norsett & Wanner, II.4, IV.2), and shrinks at least to half after an error far above what was allowed.
 
     Attributes:
