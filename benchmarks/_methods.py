@@ -28,7 +28,7 @@ from spectrum_accelerate.nodes.solver import noise_left
 from spectrum_accelerate.spectrum_core import calibration as calibration_module
 from spectrum_accelerate.spectrum_core.calibration import Calibration
 from spectrum_accelerate.spectrum_core.forecast import Forecaster
-from spectrum_accelerate.spectrum_core.schedule import GrowingInterval
+from spectrum_accelerate.spectrum_core.schedule import FEWEST, GrowingInterval
 
 Result = tuple[torch.Tensor, float]
 PAPER_FIT = {"degree": 4, "window": 64, "ridge": 0.1, "blend": 0.5, "intercept": "paper", "correct": False}
@@ -173,6 +173,8 @@ def official(total: int, count: int, warmup: int = 5) -> dict[str, Any] | None:
 
 def our_plan(case: Case, count: int) -> tuple[Settings, list[int]] | None:
     """The node's defaults with `count` computed steps (Auto's "evaluations"), and these steps; None if it cannot."""
+    if count < FEWEST:
+        return None
     total = case.setting.steps
     levels = case.sigmas(total).double().numpy()
     flow = isinstance(case.model.get_model_object("model_sampling"), CONST)
