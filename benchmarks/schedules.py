@@ -306,6 +306,7 @@ def candidates(total: int) -> dict[str, list[int]]:
     }
     with patch.multiple(schedule_module, EARLY=0.0, LATE=0.0):
         found["balanced, no shares"] = settings.scheduled(times).plan(total)
+    found["balanced, warm-up 2"] = defaults(warmup=2).scheduled(times).plan(total)
     return found
 
 
@@ -406,7 +407,7 @@ def tables() -> tuple[Table, ...]:
             "the block stack's residual, not of the model's output. Errors of numbers also cancel as those of latents "
             "would not, which makes single final errors small by chance. Steps are taken to lie evenly over the list, "
             "whatever noise levels it was recorded at.",
-            ("model", "computed", "growing interval", "even", "balanced", "balanced, no shares"),
+            ("model", "computed", "growing interval", "even", "balanced", "balanced, no shares", "balanced, warm-up 2"),
             tuple(partial(real, steps) for steps in STEPS),
         ),
     )

@@ -1,5 +1,6 @@
 """The node "Spectrum Accelerate (Auto)": what is wanted, not how."""
 
+from dataclasses import replace
 from typing import Any
 
 from comfy_api.latest import io
@@ -7,30 +8,31 @@ from comfy_api.latest import io
 from ..spectrum_core.calibration import Calibration
 from .accelerate import widget
 from .attach import attach
-from .settings import BALANCED, CONTROLLED, DEFAULTS, Setting, Settings
+from .settings import BALANCED, CONTROLLED, DEFAULTS, SETTINGS, Settings
 
 NODE = "Spectrum Accelerate (Auto)"
 
 TOLERANCES = {"balanced": 0.025, "quality": 0.01, "fast": 0.06}
 """Goal -> tolerance of error control."""
 
+_OWN = {setting.name: setting for setting in SETTINGS}
+"""The widgets of Spectrum Accelerate."""
+
 WIDGETS = (
-    Setting(
-        "evaluations",
-        15,
-        "How many evaluations of the network are computed at most; they are placed where features move. Samplers that "
-        "add noise may compute more.",
-        3,
-        1000,
+    replace(
+        _OWN["evaluations"],
+        default=15,
+        tooltip="How many evaluations of the network are computed at most; they are placed where features move. "
+        "Samplers that add noise may compute more.",
+        low=3,
+        advanced=False,
+        before=None,
     ),
-    Setting(
-        "tolerance",
-        0.02,
-        "What the final latent may differ from the full run's, relative to itself; 0.02 is 2 %. Lower computes more. "
-        "It is estimated while the picture is made, so that it means the same for every model.",
-        0.001,
-        1,
-        0.005,
+    replace(
+        _OWN["tolerance"],
+        tooltip="What the final latent may differ from the full run's, relative to itself; 0.02 is 2 %. Lower computes "
+        "more. It is estimated while the picture is made, so that it means the same for every model.",
+        before=None,
     ),
 )
 """The goals that take a value, named as the widgets of Spectrum Accelerate that they set."""

@@ -285,8 +285,8 @@ class Run:
         outside = frozenset(step for step, sigma in enumerate(self._sigmas[:-1]) if self._outside(sigma))
         corrected = self._correction is not None
         if reason is None and isinstance(schedule, ErrorControl):
-            plan = self._cheapest(calibration, schedule)
-            reason = "no plan keeps the tolerance" if plan is None else None
+            plan = self._cheapest(calibration, schedule, outside)
+            reason = "no plan was found that keeps the tolerance" if plan is None else None
         elif isinstance(schedule, Plan):
             plan = None if reason else improved(calibration, schedule, self._forecaster, outside, corrected)
         else:
@@ -298,13 +298,13 @@ class Run:
         error = calibration.predicted(outside.union(plan.computed), self._forecaster, corrected)
         self.trace.note(f"planned, predicted error {error:.2%}")
 
-    def _cheapest(self, calibration: Calibration, schedule: ErrorControl) -> Plan | None:
+    def _cheapest(self, calibration: Calibration, schedule: ErrorControl, outside: frozenset[int]) -> Plan | None:
         """The plan with the fewest evaluations that keeps the tolerance."""
         times = noise_left(self._sigmas, self._flow)
         most = min(schedule.most, self._steps - 1)
         starts = [balanced(times, count, schedule.warmup, schedule.tail) for count in range(FEWEST, most + 1)]
         sizes = [math.hypot(1 - s if self._flow else 1, s) for s in self._sigmas[:-1]]
-        return cheapest(calibration, starts, self._forecaster, sizes, schedule.tolerance)
+        return cheapest(calibration, starts, self._forecaster, sizes, schedule.tolerance, outside)
 
     def _obstacle(self, transformer_options: dict[str, Any]) -> str | None:
         """Why nothing of this run can be forecast, or None."""

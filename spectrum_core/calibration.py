@@ -392,23 +392,30 @@ def improved(
 
 
 def cheapest(
-    calibration: Calibration, starts: Sequence[Plan], forecaster: Forecaster, sizes: Sequence[float], tolerance: float
+    calibration: Calibration,
+    starts: Sequence[Plan],
+    forecaster: Forecaster,
+    sizes: Sequence[float],
+    tolerance: float,
+    outside: frozenset[int] = frozenset(),
 ) -> Plan | None:
     """The first of some plans that, improved for corrected runs, keeps the estimated error at a tolerance (bisection).
+    None if none does that forecasts anything.
 
     Args:
         starts: plans to begin with, by ascending number of evaluations.
         sizes: see `Calibration.estimated`.
+        outside: see `improved`.
     """
     fitting, low, high = None, 0, len(starts)
     while low < high:
         middle = (low + high) // 2
-        plan = improved(calibration, starts[middle], forecaster, corrected=True)
-        if calibration.estimated(plan.computed, forecaster, sizes) <= tolerance:
+        plan = improved(calibration, starts[middle], forecaster, outside, corrected=True)
+        if calibration.estimated(outside.union(plan.computed), forecaster, sizes) <= tolerance:
             fitting, high = plan, middle
         else:
             low = middle + 1
-    return fitting
+    return fitting if fitting and len(outside.union(fitting.computed)) < calibration.steps else None
 
 
 def _settled(free: tuple[int, ...], low: int, high: int, cost: Callable[[tuple[int, ...]], float]) -> tuple[int, ...]:

@@ -49,7 +49,6 @@ STIFF = 0.2
 """Smallest eigenvalue, in absolute terms, of the system for the outputs without their latents' errors; below, they are
 taken as they are."""
 
-
 GUIDED = 0.5
 """How much each unit of guidance beyond 1 takes from the gain where there is but noise: the conditioned result turns
 back what the unconditioned one follows, and their difference is magnified."""
@@ -157,7 +156,7 @@ class Correction:
         first = step * self._stages
         outputs = [self._recent[e].told for e in range(first, evaluation + 1)]
         if self._verdict is not None and self._verdict.poll() == 0:
-            for k in [k for k in self._known if k < self._latest()]:
+            for k in sorted(self._known)[:-1]:
                 del self._known[k], self._shifts[k]
         gap = self._gap(first)
         owed = self._settle(step, outputs, gap, latent) if gap else self._learn(step, outputs, outputs)
@@ -167,9 +166,6 @@ class Correction:
         return None if told is output else told - output
 
     # ------------------------------------------------------------------------------------------------ parts
-
-    def _latest(self) -> int:
-        return max(self._known)
 
     def _ends(self, evaluation: int) -> bool:
         """Whether an evaluation is the last one of its step."""

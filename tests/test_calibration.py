@@ -16,16 +16,16 @@ import numpy as np
 import pytest
 import torch
 from sampling import distance, fingerprint, kinds, runs
-from spectrum_accelerate.nodes import calibrate, solver
+from spectrum_accelerate.nodes import calibrate, run, solver
 from spectrum_accelerate.nodes.accelerate import SpectrumAccelerate
 from spectrum_accelerate.nodes.attach import attach
 from spectrum_accelerate.nodes.calibrate import SpectrumCalibrate, SpectrumPlan, calibrated, recorder
 from spectrum_accelerate.nodes.run import _derivative
 from spectrum_accelerate.nodes.samplers import SAMPLERS
-from spectrum_accelerate.nodes.settings import DEFAULTS, GROWING, RAW_OUTPUT, Settings
+from spectrum_accelerate.nodes.settings import CONTROLLED, DEFAULTS, GROWING, RAW_OUTPUT, Settings
 from spectrum_accelerate.nodes.solver import LinearError, linear_map
 from spectrum_accelerate.spectrum_core import calibration as calibration_module
-from spectrum_accelerate.spectrum_core.calibration import MOST_TEXT, Calibration, improved, mean
+from spectrum_accelerate.spectrum_core.calibration import MOST_TEXT, Calibration, cheapest, improved, mean
 from spectrum_accelerate.spectrum_core.correction import Correction
 from spectrum_accelerate.spectrum_core.forecast import Forecaster
 from spectrum_accelerate.spectrum_core.schedule import Plan, balanced, budget
@@ -188,8 +188,8 @@ def test_a_network_that_ignores_the_latent_errs_as_predicted(name):
 
 
 @pytest.fixture(scope="module")
-def trained():
-    """The embedded model, its plan from one prompt, and another two prompts to try it on."""
+def embedded():
+    """The embedded model, its plan from one prompt, how to sample another two, and these two in full."""
     model = inprocess.embedded_model(shift=3.0)
 
     def sample(model, emoji, seed):
@@ -206,14 +206,35 @@ def trained():
     watched = calibrated(model)
     sample(watched, [5], 11)
     others = lambda model: sample(model, [17, 40], 12)  # noqa: E731
-    full = others(model)
+    return model, recorder(watched), others, others(model)
+
+
+@pytest.fixture(scope="module")
+def trained(embedded):
+    """The plan of the embedded model, and the error of given steps on the other prompts."""
+    model, recorded, others, full = embedded
 
     def measured(steps, correct):
         fast, instead = planned(model, steps, correct=correct)
         with instead:
             return distance(others(fast), full)
 
-    return recorder(watched), measured
+    return recorded, measured
+
+
+@pytest.fixture(scope="module")
+def tolerated(embedded):
+    """Error control at a tolerance on the other prompts, with the plan or without: trace, and error."""
+    model, recorded, others, full = embedded
+    (calibration,) = recorded.runs
+
+    def outcome(tolerance, plan=True, **changes):
+        settings = Settings(**{**DEFAULTS, "schedule": CONTROLLED, "speedup": 1.0, "tolerance": tolerance, **changes})
+        fast = attach(model, settings, calibration=calibration if plan else None)
+        error = distance(others(fast), full)
+        return runs(fast)[0], error
+
+    return outcome
 
 
 @pytest.mark.parametrize("correct", [False, True])
@@ -241,6 +262,47 @@ def test_a_plan_beats_the_balanced_schedule_on_other_prompts(trained, speedup, c
     predicted = [calibration.predicted(steps, DEFAULT, correct) for steps in (plan.computed, start.computed)]
     assert predicted[0] < predicted[1]
     assert measured(plan.computed, correct) < measured(start.computed, correct)
+
+
+def test_a_plan_keeps_a_tolerance_on_other_prompts_and_a_lower_one_computes_more(tolerated):
+    tolerances = (0.005, 0.02, 0.08)
+    traces, errors = zip(*map(tolerated, tolerances), strict=True)
+    for tolerance, trace, error in zip(tolerances, traces, errors, strict=True):
+        assert trace.error <= tolerance and error <= tolerance
+        assert trace.notes[0].startswith("planned, predicted error")
+    assert traces[0].computed > traces[1].computed > traces[2].computed
+
+
+def test_a_plan_computes_less_than_error_control_that_keeps_the_tolerance(tolerated):
+    """A low tolerance, which error control misses, costs it more."""
+    for tolerance in (0.04, 0.08):
+        (ours, _), (theirs, _) = tolerated(tolerance), tolerated(tolerance, plan=False)
+        assert ours.computed < theirs.computed and theirs.error <= tolerance
+    (ours, _), (theirs, _) = tolerated(0.005), tolerated(0.005, plan=False)
+    assert ours.computed > theirs.computed and ours.error <= 0.005 < theirs.error
+
+
+@pytest.mark.parametrize(
+    "tolerance, changes",
+    [(0.001, {}), (0.005, {"start_percent": 0.6})],
+    ids=["at most steps", "but that forecasts nothing"],
+)
+def test_where_no_plan_keeps_the_tolerance_error_control_does_what_it_can(tolerated, tolerance, changes):
+    (ours, _), (theirs, _) = (tolerated(tolerance, plan, **changes) for plan in (True, False))
+    assert ours.notes == ["the plan is not used: no plan was found that keeps the tolerance"] and not theirs.notes
+    assert kinds(ours) == kinds(theirs) and ours.forecast
+
+
+def test_with_a_tolerance_too_steps_outside_of_the_percents_are_planned_around(tolerated, monkeypatch):
+    """A plan that does not know of them computes more."""
+    percents, tolerances = {"start_percent": 0.3, "end_percent": 0.6}, (0.005, 0.04, 0.08)
+    aware = [tolerated(tolerance, **percents) for tolerance in tolerances]
+    monkeypatch.setattr(run, "cheapest", lambda *args: cheapest(*args[:5]))
+    unaware = [tolerated(tolerance, **percents)[0] for tolerance in tolerances]
+    for tolerance, (trace, error) in zip(tolerances, aware, strict=True):
+        assert kinds(trace).startswith("cccccc") and kinds(trace).endswith("ccccccc") and trace.forecast
+        assert trace.error <= tolerance and error <= tolerance and "planned" in trace.notes[0]
+    assert sum(trace.computed for trace, _ in aware) < sum(trace.computed for trace in unaware)
 
 
 # ---------------------------------------------------------------------------------------------------- search
@@ -310,6 +372,63 @@ def test_steps_that_are_computed_anyway_cost_nothing(toy):
     plan = improved(toy, start, DEFAULT, outside)
     elsewhere = [step for step in plan.computed if step not in outside]
     assert len(elsewhere) > len([step for step in start.computed if step not in outside])
+
+
+@pytest.fixture(scope="module")
+def short(toy):
+    """Twenty of the fifty steps; the plans that a search begins with; and sizes of the latents."""
+    kept = np.linspace(0, 49, 20).round().astype(int)
+    sigmas = np.linspace(1, 0, 21)
+    calibration = replace(
+        toy,
+        gram=toy.gram[np.ix_(kept, kept)],
+        map=np.tril(np.ones((21, 20)), -1) * np.diff(sigmas),
+        sigmas=tuple(sigmas.tolist()),
+    )
+    starts = [balanced(calibration.sigmas, count, 1, 1) for count in range(3, 20)]
+    return calibration, starts, [math.hypot(1 - sigma, sigma) for sigma in calibration.sigmas[:-1]]
+
+
+OUTSIDE = {"none": frozenset(), "first": frozenset(range(6)), "last": frozenset(range(14, 20))}
+
+
+@pytest.mark.parametrize("outside", OUTSIDE.values(), ids=OUTSIDE)
+def test_the_cheapest_plan_is_the_first_that_keeps_the_tolerance(short, outside):
+    """Where all after the first keep it too: bisection does not see others."""
+    calibration, starts, sizes = short
+    plans = [improved(calibration, start, DEFAULT, outside, True) for start in starts]
+    estimates = [calibration.estimated(outside.union(plan.computed), DEFAULT, sizes) for plan in plans]
+    checked = set()
+    for tolerance in np.geomspace(0.3, 0.002, 40):
+        found = cheapest(calibration, starts, DEFAULT, sizes, tolerance, outside)
+        keeps = [estimate <= tolerance for estimate in estimates]
+        assert found is None or keeps[plans.index(found)]
+        if keeps == sorted(keeps):
+            first = keeps.index(True) if any(keeps) else None
+            assert found == (None if first is None else plans[first])
+            checked.add(first)
+    assert len(checked) >= 8
+
+
+@pytest.mark.parametrize("outside", OUTSIDE.values(), ids=OUTSIDE)
+def test_a_lower_tolerance_never_computes_fewer(short, outside):
+    calibration, starts, sizes = short
+    found = [cheapest(calibration, starts, DEFAULT, sizes, t, outside) for t in np.geomspace(0.3, 0.0005, 40)]
+    counts = [len(plan.computed) if plan else len(calibration.gram) for plan in found]
+    assert counts == sorted(counts) and counts[0] == 3 and counts[-1] == 20
+
+
+def test_what_is_computed_anyway_saves_evaluations(short):
+    calibration, starts, sizes = short
+    alone, beside = (cheapest(calibration, starts, DEFAULT, sizes, 0.02, OUTSIDE[key]) for key in ("none", "last"))
+    assert len(set(beside.computed) - OUTSIDE["last"]) < len(set(alone.computed) - OUTSIDE["last"])
+
+
+def test_a_tolerance_that_is_kept_only_where_nothing_is_forecast_has_no_plan(short):
+    calibration, starts, sizes = short
+    assert cheapest(calibration, starts, DEFAULT, sizes, 1e-5) is None
+    assert cheapest(calibration, starts, DEFAULT, sizes, 1e-5, frozenset(range(1, 19))) is None
+    assert cheapest(calibration, [], DEFAULT, sizes, 1.0) is None
 
 
 def test_runs_of_a_kind_are_averaged(toy):

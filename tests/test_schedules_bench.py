@@ -109,6 +109,7 @@ def test_schedules_compared_have_as_many_evaluations():
     assert {len(computed) for computed in chosen.values()} == {15}
     assert chosen["balanced"][0] == 0 and chosen["balanced"][-1] == 49
     assert chosen["balanced, no shares"] != chosen["balanced"] == candidates(50)["balanced"]
+    assert chosen["balanced"][1] > 1 and chosen["balanced, warm-up 2"][:2] == [0, 1]
     assert chosen["growing interval"][:5] == [0, 1, 2, 3, 4]
 
 
