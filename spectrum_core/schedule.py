@@ -216,6 +216,10 @@ RECOVER = 1.25
 LEAST, FEWEST = 5, 3
 """Evaluations that a plan computes at least, however short the run; and if so few are asked for."""
 
+SMOOTH, NEAR = 0.3, 2
+"""Of a balanced plan: the weight of changes from one gap to the next, in mean gaps, against uneven distances; and how
+many evaluations from where equal distances would have it an evaluation is looked for."""
+
 EARLY, LATE, SPAN = 0.1, 0.05, 0.1
 """Shares of a balanced plan that go to the start and to the end, and how far these reach, as a share of the run."""
 
@@ -238,7 +242,8 @@ def balanced(times: Sequence[float], count: int, warmup: int, tail: int) -> Plan
 
     They lie at equal distances of `measure`: half of them are spread evenly over the steps, half evenly over the noise
     that the steps take away, and gaps grow smoothly out of the warm-up (a polynomial through points close together does
-    not reach far) and shrink toward the end.
+    not reach far) and shrink toward the end. Whole steps cannot lie at equal distances; which of them are nearest is
+    decided so that gaps do not go up and down: polynomials through uneven points are worse on both sides.
 
     Args:
         times: noise left at the start of each evaluation and after the last one, from 1 (pure noise) to 0:
@@ -252,13 +257,35 @@ def balanced(times: Sequence[float], count: int, warmup: int, tail: int) -> Plan
         return Plan(warmup, tail, tuple(range(total)))
     first = max(1, min(warmup, max(2, count // 3)))
     last = min(tail, count - first)
-    chosen = [*range(first)]
     between, end = count - first - last, total - last
-    places = measure(times, first, end)
-    for place in range(1, between + 1):
-        nearest = int(np.abs(places - place / (between + 1)).argmin())
-        chosen.append(min(max(nearest, chosen[-1] + 1), end - 1 - (between - place)))
-    return Plan(first, last, (*chosen, *range(end, total)))
+    chosen = _smoothed(measure(times, first, end), first, end, between)
+    return Plan(first, last, (*range(first), *chosen, *range(end, total)))
+
+
+def _smoothed(places: NDArray[np.float64], first: int, end: int, count: int) -> tuple[int, ...]:
+    """`count` evaluations from `first` to before `end`, at equal distances of their places and with gaps that change
+    little: the least sum of squares of both, by dynamic programming over the evaluations near to where equal distances
+    would have them."""
+    gap = (end - first + 1) / (count + 1)
+    nearest, before = [], first - 1
+    for index in range(1, count + 1):
+        wanted = int(np.abs(places - index / (count + 1)).argmin())
+        before = min(max(wanted, before + 1), end - 1 - (count - index))
+        nearest.append(before)
+    # (the last two evaluations) -> (least cost, the evaluations)
+    paths: dict[tuple[int, int], tuple[float, tuple[int, ...]]] = {(first - 2, first - 1): (0.0, ())}
+    for near in (*nearest, end):
+        options = [end] if near == end else range(max(first, near - NEAR), min(end, near + NEAR + 1))
+        longer: dict[tuple[int, int], tuple[float, tuple[int, ...]]] = {}
+        for (a, b), (cost, path) in paths.items():
+            for c in options:
+                if c > b:
+                    uneven = (places[c] - places[b]) * (count + 1) - 1
+                    change = (c - 2 * b + a) / gap if b > 0 else 0.0  # there is no gap before the first one
+                    total = cost + uneven**2 + SMOOTH * change**2
+                    longer[b, c] = min(longer.get((b, c), (math.inf, ())), (total, (*path, c)))
+        paths = longer
+    return min(paths.values())[1][:-1]
 
 
 def measure(times: Sequence[float], first: int, end: int) -> NDArray[np.float64]:
