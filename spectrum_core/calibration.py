@@ -56,7 +56,7 @@ stay so. Chosen by how schedules ranked in the closed loop on the trained models
 BEGINNING = 1
 """Evaluations that a forecast needs to begin. The rest of a warm-up is for runs that nobody has measured."""
 
-LONGEST = 1.5
+LONGEST = 1.25
 """Longest gap of a plan for a corrected run, in gaps of the schedule that the search begins with: what the closed form
 does not know (how a network answers to a latent that is off) shows first in long ones. Without correction the errors
 along the way say so themselves."""

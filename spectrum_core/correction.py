@@ -32,11 +32,11 @@ Weights = Callable[[Sequence[int], int], Array]
 
 ORDER = 2
 INTERPOLATION = Forecaster(degree=ORDER, window=ORDER + 1, ridge=0.0)
-"""The polynomial through the computed points nearest to a gap. Order 3 was as good, order 1 worse."""
+"""The polynomial through the computed points nearest to a gap."""
 
 SPREAD = 0.3
 """Standard deviation of the data in `gain`. Latents have about 1, but errors mostly take directions in which data
-hardly vary; .25 to .5 were best on the trained models."""
+hardly vary. Chosen on tuning prompts of the trained models, as `GUIDED` was."""
 
 UNLIKE, JUMP = 1.0, 0.25
 """Relative distance of a computed output, and of a forecast one, to what the earlier outputs foretell, from which on
@@ -57,8 +57,7 @@ back what the unconditioned one follows, and their difference is magnified."""
 def gain(sigma: float, scale: float, guidance: float = 1.0) -> float:
     """Change of the denoised latent with its input x = scale * data + sigma * noise.
 
-    That of normally distributed data, and less with guidance, in proportion to the share of noise; as measured on the
-    trained models from 0.7 at the end to -1 and less at the start with a guidance of 3.
+    That of normally distributed data, and less with guidance, in proportion to the share of noise.
 
     Args:
         sigma: noise level.
