@@ -34,7 +34,7 @@ ORDER = 2
 INTERPOLATION = Forecaster(degree=ORDER, window=ORDER + 1, ridge=0.0)
 """The polynomial through the computed points nearest to a gap."""
 
-SPREAD = 0.3
+SPREAD = 0.2
 """Standard deviation of the data in `gain`. Latents have about 1, but errors mostly take directions in which data
 hardly vary. Chosen on tuning prompts of the trained models, as `GUIDED` was."""
 

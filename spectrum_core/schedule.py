@@ -193,12 +193,25 @@ class ErrorControl(Schedule):
             return end
         here = self.places[state.latest]
         demanded = (1 - here) / (left + 1) if left < end - 1 - state.latest else 0.0
-        wanted = here + max(state.interval, demanded)
+        wanted = here + max(self._gently(state), demanded)
         # The nearest one, but neither the latest again nor a step into the tail that its neighbour could do without.
         nearest = bisect_right(self.places, wanted, lo=state.latest + 1)
         if nearest > state.latest + 1 and wanted - self.places[nearest - 1] < self.places[min(nearest, end)] - wanted:
             nearest -= 1
         return min(nearest, end)
+
+    def _gently(self, state: Controlled) -> float:
+        """The wanted interval, but so that gaps change little: see `balanced`. After an error far above what was
+        allowed they shrink as far as they must."""
+        if state.before < 0:
+            return state.interval
+        gap = state.latest - state.before
+        change = max(1, gap // GENTLE)
+        least, most = (
+            self.places[min(state.latest + length, len(self.places) - 1)] - self.places[state.latest]
+            for length in (max(1, gap - change), gap + change)
+        )
+        return min(most, state.interval if state.ratio > REJECTED else max(least, state.interval))
 
 
 FIRST_GAP = 2
@@ -209,6 +222,9 @@ SAFETY, INTEGRAL, PROPORTIONAL = 0.8, 0.3, 0.1
 
 SHRINK, GROW, REJECTED = 0.3, 1.5, 3.0
 """Limits of a gap's change, and the ratio to the allowed error from which on it is halved at least."""
+
+GENTLE = 4
+"""A gap differs from the one before by one evaluation, or by this part of it."""
 
 RECOVER = 1.25
 """Growth of the wanted gap for each evaluation computed right after another: those show no error to go by."""
