@@ -129,7 +129,7 @@ def test_a_lower_tolerance_computes_more_and_the_error_follows_it(trained):
     computed, errors = [t.computed for t in traces], [t.error for t in traces]
     assert computed[0] > computed[1] > computed[2]
     for tolerance, estimated, found in zip(tolerances, errors, real, strict=True):
-        assert tolerance / 3 < estimated < 2 * tolerance and 1 / 1.5 < estimated / found < 1.5
+        assert tolerance / 3 < estimated < 2 * tolerance and 0.5 < estimated / found < 2
     assert trained(tolerance=0.01, schedule=BALANCED)[1].not_accelerated, "with speedup 1, no other schedule forecasts"
 
 
