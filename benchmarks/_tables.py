@@ -225,8 +225,8 @@ def markdown(rows: Sequence[Row], header: str, images: Sequence[str]) -> str:
         *must_show(found, "full"),
         "### With a plan, and how far from the best",
         "",
-        f"Goals: {PLANNED_GOALS['official']:.2f} and {PLANNED_GOALS['control']:.2f}. The oracle is a lower bound that "
-        "no one has: it knows each picture's own full run.",
+        f"Goals: {PLANNED_GOALS['official']:.2f} and {PLANNED_GOALS['control']:.2f}. The oracle is the best of "
+        "some plans that know each picture's own full run, which no one has.",
         "",
         *plans(found),
         "### Distance to the converged ODE: does it solve?",

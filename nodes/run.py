@@ -11,6 +11,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import comfy.model_patcher
@@ -301,10 +302,10 @@ class Run:
     def _cheapest(self, calibration: Calibration, schedule: ErrorControl, outside: frozenset[int]) -> Plan | None:
         """The plan with the fewest evaluations that keeps the tolerance."""
         times = noise_left(self._sigmas, self._flow)
-        most = min(schedule.most, self._steps - 1)
-        starts = [balanced(times, count, schedule.warmup, schedule.tail) for count in range(FEWEST, most + 1)]
+        start = partial(balanced, times, warmup=schedule.warmup, tail=schedule.tail)
+        counts = range(FEWEST, min(schedule.most, self._steps - 1) + 1)
         sizes = [math.hypot(1 - s if self._flow else 1, s) for s in self._sigmas[:-1]]
-        return cheapest(calibration, starts, self._forecaster, sizes, schedule.tolerance, outside)
+        return cheapest(calibration, start, counts, self._forecaster, sizes, schedule.tolerance, outside)
 
     def _obstacle(self, transformer_options: dict[str, Any]) -> str | None:
         """Why nothing of this run can be forecast, or None."""

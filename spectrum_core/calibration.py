@@ -374,9 +374,10 @@ def improved(
 
     def cost(free: tuple[int, ...]) -> float:
         if free not in known:
-            if len(known) >= most or np.diff(gaps[[*head, *free, *tail]], append=gaps[-1]).max(initial=0) > longest:
+            computed = sorted(outside.union(head, free, tail))
+            if len(known) >= most or np.diff(gaps[computed], append=gaps[-1]).max(initial=0) > longest:
                 return math.inf
-            known[free] = calibration._cost(outside.union(head, free, tail), residuals, corrected)
+            known[free] = calibration._cost(computed, residuals, corrected)
         return known[free]
 
     starts = dict.fromkeys([middle, *_spread(len(middle), low, high)])
@@ -393,24 +394,26 @@ def improved(
 
 def cheapest(
     calibration: Calibration,
-    starts: Sequence[Plan],
+    start: Callable[[int], Plan],
+    counts: range,
     forecaster: Forecaster,
     sizes: Sequence[float],
     tolerance: float,
     outside: frozenset[int] = frozenset(),
 ) -> Plan | None:
-    """The first of some plans that, improved for corrected runs, keeps the estimated error at a tolerance (bisection).
-    None if none does that forecasts anything.
+    """The plan of the fewest evaluations that, improved for corrected runs, keeps the estimated error at a tolerance
+    (by bisection). None if none is found that forecasts anything.
 
     Args:
-        starts: plans to begin with, by ascending number of evaluations.
+        start: number of evaluations -> the plan to begin with.
+        counts: the numbers to choose from.
         sizes: see `Calibration.estimated`.
         outside: see `improved`.
     """
-    fitting, low, high = None, 0, len(starts)
+    fitting, low, high = None, 0, len(counts)
     while low < high:
         middle = (low + high) // 2
-        plan = improved(calibration, starts[middle], forecaster, outside, corrected=True)
+        plan = improved(calibration, start(counts[middle]), forecaster, outside, corrected=True)
         if calibration.estimated(outside.union(plan.computed), forecaster, sizes) <= tolerance:
             fitting, high = plan, middle
         else:

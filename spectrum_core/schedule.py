@@ -131,12 +131,14 @@ class Controlled(State):
     Attributes:
         latest: the evaluation computed last; -1 for none.
         before: the one before it.
+        gap: evaluations from one to the next, when the schedule chose last; 0 for never.
         interval: what the next gap may be, in units of `measure`.
         ratio: error to allowed error of the latest gap that is known.
     """
 
     latest: int = -1
     before: int = -1
+    gap: int = 0
     interval: float = 0.0
     ratio: float = 1.0
 
@@ -149,7 +151,8 @@ class ErrorControl(Schedule):
     like independent errors, so a gap that covers the share s of the run (by `measure`) may drift by tolerance sqrt(s),
     and the root of their sum of squares, which estimates what the final latent is off by (docs/schedules.md compares),
     is the tolerance. The next gap follows by a proportional-integral controller (Gustafsson 1991;
-    Hairer, Norsett & Wanner, II.4, IV.2), and shrinks at least to half after an error far above what was allowed.
+    Hairer, Norsett & Wanner, II.4, IV.2), but changes little from one to the next, as in `balanced`; it shrinks at
+    least to half after an error far above what was allowed.
 
     Attributes:
         tolerance: of the relative error of the final latent.
@@ -170,7 +173,8 @@ class ErrorControl(Schedule):
             interval = RECOVER * known.interval
         else:
             interval = known.interval
-        after = Controlled(0, known.steps + (not forced), index, known.latest, interval, known.ratio)
+        gap = known.gap if forced or known.latest < 0 else index - known.latest
+        after = Controlled(0, known.steps + (not forced), index, known.latest, gap, interval, known.ratio)
         return replace(after, due=self._next(after))
 
     def learn(self, state: State, index: int, error: float) -> State:
@@ -203,15 +207,14 @@ class ErrorControl(Schedule):
     def _gently(self, state: Controlled) -> float:
         """The wanted interval, but so that gaps change little: see `balanced`. After an error far above what was
         allowed they shrink as far as they must."""
-        if state.before < 0:
+        if not state.gap:
             return state.interval
-        gap = state.latest - state.before
-        change = max(1, gap // GENTLE)
-        least, most = (
+        change = max(1, state.gap // GENTLE)
+        shortest, longest = (
             self.places[min(state.latest + length, len(self.places) - 1)] - self.places[state.latest]
-            for length in (max(1, gap - change), gap + change)
+            for length in (max(1, state.gap - change), state.gap + change)
         )
-        return min(most, state.interval if state.ratio > REJECTED else max(least, state.interval))
+        return min(longest, state.interval if state.ratio > REJECTED else max(shortest, state.interval))
 
 
 FIRST_GAP = 2
@@ -224,7 +227,7 @@ SHRINK, GROW, REJECTED = 0.3, 1.5, 3.0
 """Limits of a gap's change, and the ratio to the allowed error from which on it is halved at least."""
 
 GENTLE = 4
-"""A gap differs from the one before by one evaluation, or by this part of it."""
+"""A gap differs from the one before by at most one evaluation, or 1 / GENTLE of it if that is more."""
 
 RECOVER = 1.25
 """Growth of the wanted gap for each evaluation computed right after another: those show no error to go by."""
@@ -278,14 +281,14 @@ def balanced(times: Sequence[float], count: int, warmup: int, tail: int) -> Plan
     return Plan(first, last, (*range(first), *chosen, *range(end, total)))
 
 
-def _smoothed(places: NDArray[np.float64], first: int, end: int, count: int) -> tuple[int, ...]:
-    """`count` evaluations from `first` to before `end`, at equal distances of their places and with gaps that change
-    little: the least sum of squares of both, by dynamic programming over the evaluations near to where equal distances
-    would have them."""
-    gap = (end - first + 1) / (count + 1)
+def _smoothed(measured: NDArray[np.float64], first: int, end: int, count: int) -> tuple[int, ...]:
+    """`count` evaluations from `first` to before `end`, at equal distances of what was measured and with gaps that
+    change little: the least sum of squares of both, by dynamic programming over the evaluations near to where equal
+    distances would have them."""
+    places, gap = measured.tolist(), (end - first + 1) / (count + 1)
     nearest, before = [], first - 1
     for index in range(1, count + 1):
-        wanted = int(np.abs(places - index / (count + 1)).argmin())
+        wanted = int(np.abs(measured - index / (count + 1)).argmin())
         before = min(max(wanted, before + 1), end - 1 - (count - index))
         nearest.append(before)
     # (the last two evaluations) -> (least cost, the evaluations)
@@ -299,7 +302,8 @@ def _smoothed(places: NDArray[np.float64], first: int, end: int, count: int) -> 
                     uneven = (places[c] - places[b]) * (count + 1) - 1
                     change = (c - 2 * b + a) / gap if b > 0 else 0.0  # there is no gap before the first one
                     total = cost + uneven**2 + SMOOTH * change**2
-                    longer[b, c] = min(longer.get((b, c), (math.inf, ())), (total, (*path, c)))
+                    if (b, c) not in longer or total < longer[b, c][0]:
+                        longer[b, c] = total, (*path, c)
         paths = longer
     return min(paths.values())[1][:-1]
 

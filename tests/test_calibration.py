@@ -6,6 +6,7 @@ import json
 import math
 import weakref
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 from unittest.mock import patch
 
@@ -253,6 +254,8 @@ def test_schedules_rank_as_predicted_on_other_prompts(trained, correct):
 
 @pytest.mark.parametrize("count, correct", [(9, False), (11, False), (5, True), (6, True)])
 def test_a_plan_beats_the_balanced_schedule_on_other_prompts(trained, count, correct):
+    """Without correction, or where gaps are long. Else they stay as they are, see below, or it may be either way
+    (docs/quality)."""
     recorded, measured = trained
     (calibration,) = recorded.runs
     start = balanced(recorded.times, count, 1, 1)
@@ -302,7 +305,7 @@ def test_with_a_tolerance_too_steps_outside_of_the_percents_are_planned_around(t
     """A plan that does not know of them computes more."""
     percents, tolerances = {"start_percent": 0.3, "end_percent": 0.6}, (0.005, 0.04, 0.08)
     aware = [tolerated(tolerance, **percents) for tolerance in tolerances]
-    monkeypatch.setattr(run, "cheapest", lambda *args: cheapest(*args[:5]))
+    monkeypatch.setattr(run, "cheapest", lambda *args: cheapest(*args[:6]))
     unaware = [tolerated(tolerance, **percents)[0] for tolerance in tolerances]
     for tolerance, (trace, error) in zip(tolerances, aware, strict=True):
         assert kinds(trace).startswith("cccccc") and kinds(trace).endswith("ccccccc") and trace.forecast
@@ -371,17 +374,18 @@ def test_a_search_ends_where_there_is_too_much_to_try(toy, monkeypatch):
     assert plan.plan(50) == list(plan.computed)
 
 
-def test_steps_that_are_computed_anyway_cost_nothing(toy):
+@pytest.mark.parametrize("correct", [False, True])
+def test_steps_that_are_computed_anyway_cost_nothing(toy, correct):
     """As start_percent and end_percent make some."""
     start, outside = spread(toy.sigmas, 5, 2, 1), frozenset(range(40, 50))
-    plan = improved(toy, start, DEFAULT, outside)
+    plan = improved(toy, start, DEFAULT, outside, correct)
     elsewhere = [step for step in plan.computed if step not in outside]
     assert len(elsewhere) > len([step for step in start.computed if step not in outside])
 
 
 @pytest.fixture(scope="module")
 def short(toy):
-    """Twenty of the fifty steps; the plans that a search begins with; and sizes of the latents."""
+    """Twenty of the fifty steps; the plan that a search begins with; and sizes of the latents."""
     kept = np.linspace(0, 49, 20).round().astype(int)
     sigmas = np.linspace(1, 0, 21)
     calibration = replace(
@@ -390,50 +394,54 @@ def short(toy):
         map=np.tril(np.ones((21, 20)), -1) * np.diff(sigmas),
         sigmas=tuple(sigmas.tolist()),
     )
-    starts = [balanced(calibration.sigmas, count, 1, 1) for count in range(3, 20)]
-    return calibration, starts, [math.hypot(1 - sigma, sigma) for sigma in calibration.sigmas[:-1]]
+    start = partial(balanced, calibration.sigmas, warmup=1, tail=1)
+    return calibration, start, [math.hypot(1 - sigma, sigma) for sigma in calibration.sigmas[:-1]]
 
 
+COUNTS = range(3, 20)
 OUTSIDE = {"none": frozenset(), "first": frozenset(range(6)), "last": frozenset(range(14, 20))}
 
 
 @pytest.mark.parametrize("outside", OUTSIDE.values(), ids=OUTSIDE)
 def test_the_cheapest_plan_is_the_first_that_keeps_the_tolerance(short, outside):
     """Where all after the first keep it too: bisection does not see others."""
-    calibration, starts, sizes = short
-    plans = [improved(calibration, start, DEFAULT, outside, True) for start in starts]
+    calibration, start, sizes = short
+    plans = [improved(calibration, start(count), DEFAULT, outside, True) for count in COUNTS]
     estimates = [calibration.estimated(outside.union(plan.computed), DEFAULT, sizes) for plan in plans]
     checked = set()
     for tolerance in np.geomspace(0.3, 0.002, 40):
-        found = cheapest(calibration, starts, DEFAULT, sizes, tolerance, outside)
+        found = cheapest(calibration, start, COUNTS, DEFAULT, sizes, tolerance, outside)
         keeps = [estimate <= tolerance for estimate in estimates]
         assert found is None or keeps[plans.index(found)]
         if keeps == sorted(keeps):
             first = keeps.index(True) if any(keeps) else None
-            assert found == (None if first is None else plans[first])
+            forecasts = first is not None and len(outside.union(plans[first].computed)) < calibration.steps
+            assert found == (plans[first] if forecasts else None)
             checked.add(first)
     assert len(checked) >= 8
 
 
 @pytest.mark.parametrize("outside", OUTSIDE.values(), ids=OUTSIDE)
 def test_a_lower_tolerance_never_computes_fewer(short, outside):
-    calibration, starts, sizes = short
-    found = [cheapest(calibration, starts, DEFAULT, sizes, t, outside) for t in np.geomspace(0.3, 0.0005, 40)]
+    calibration, start, sizes = short
+    found = [cheapest(calibration, start, COUNTS, DEFAULT, sizes, t, outside) for t in np.geomspace(0.3, 0.0005, 40)]
     counts = [len(plan.computed) if plan else len(calibration.gram) for plan in found]
     assert counts == sorted(counts) and counts[0] == 3 and counts[-1] == 20
 
 
 def test_what_is_computed_anyway_saves_evaluations(short):
-    calibration, starts, sizes = short
-    alone, beside = (cheapest(calibration, starts, DEFAULT, sizes, 0.02, OUTSIDE[key]) for key in ("none", "last"))
+    calibration, start, sizes = short
+    alone, beside = (
+        cheapest(calibration, start, COUNTS, DEFAULT, sizes, 0.02, OUTSIDE[key]) for key in ("none", "last")
+    )
     assert len(set(beside.computed) - OUTSIDE["last"]) < len(set(alone.computed) - OUTSIDE["last"])
 
 
 def test_a_tolerance_that_is_kept_only_where_nothing_is_forecast_has_no_plan(short):
-    calibration, starts, sizes = short
-    assert cheapest(calibration, starts, DEFAULT, sizes, 1e-5) is None
-    assert cheapest(calibration, starts, DEFAULT, sizes, 1e-5, frozenset(range(1, 19))) is None
-    assert cheapest(calibration, [], DEFAULT, sizes, 1.0) is None
+    calibration, start, sizes = short
+    assert cheapest(calibration, start, COUNTS, DEFAULT, sizes, 1e-5) is None
+    assert cheapest(calibration, start, COUNTS, DEFAULT, sizes, 1e-5, frozenset(range(1, 19))) is None
+    assert cheapest(calibration, start, range(3, 3), DEFAULT, sizes, 1.0) is None
 
 
 def test_runs_of_a_kind_are_averaged(toy):

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from spectrum_accelerate.spectrum_core.schedule import (
     FEWEST,
     FIRST_GAP,
+    GENTLE,
+    REJECTED,
     SMOOTH,
     FixedInterval,
     GrowingInterval,
@@ -206,7 +208,7 @@ def test_balanced_gaps_grow_out_of_the_warm_up_and_shrink_to_the_end(steps, shif
 @quick
 @given(st.integers(20, 80), st.floats(1, 6), st.floats(0.25, 0.45))
 def test_balanced_gaps_do_not_go_up_and_down(steps, shift, share):
-    """From long gaps to short ones and back no more often than the measure does: once."""
+    """Rounding each evaluation by itself would turn at every second one."""
     computed = balanced(flow(steps, shift), max(least(steps), round(share * steps)), 1, 1).computed
     changes = np.diff(computed, n=2)
     assert np.abs(changes).max() <= 1
@@ -216,7 +218,7 @@ def test_balanced_gaps_do_not_go_up_and_down(steps, shift, share):
 @quick
 @given(st.integers(8, 16), st.floats(1, 8), st.integers(4, 6), st.integers(1, 2))
 def test_a_balanced_plan_is_the_best_of_all_by_its_own_measure(steps, shift, count, warmup):
-    """Even distances and gaps that change little, against every choice there is."""
+    """Even distances and gaps that change little, against every choice there is of a short run."""
     times = flow(steps, shift)
     plan = balanced(times, count, warmup, 1)
     places = measure(times, plan.warmup, steps - 1)
@@ -364,13 +366,13 @@ def test_a_tolerance_that_can_be_met_is_met(total, tolerance, warmup, tail, powe
 @pytest.mark.parametrize("power", [2, 2.5, 3, 4])
 @pytest.mark.parametrize("total", [50, 100])
 def test_a_tolerance_is_made_use_of(total, power, rise, late):
-    """A longer run with short gaps ends at a quarter of the tolerance to all of it, or a tenth above where drifts grow
-    tenfold and gaps shrink but by one; never learning spends blindly."""
+    """A longer run with short gaps ends at a quarter of the tolerance to all of it, or to an eighth above where drifts
+    grow tenfold and gaps shrink but by one; never learning spends blindly."""
     schedule = controlled(flow(total, 3), 0.02, total, 1, 1)
     drift = plant(schedule, power, 1, rise)
     drift = plant(schedule, power, 0.5 / shortest(schedule, drift), rise)
     computed, drifts = run(schedule, total, drift, late)
-    assert 0.005 <= error(drifts) <= (0.022 if rise > 1 else 0.02) + 2e-4
+    assert 0.005 <= error(drifts) <= 0.02 * (1.125 if rise > 1 else 1)
     blind, _ = run(schedule, total, drift, NEVER)
     assert blind == schedule.plan(total) != computed
 
@@ -451,6 +453,38 @@ def test_what_cannot_be_met_with_the_budget_is_spread_as_without_control():
 def test_a_model_that_drifts_nowhere_is_hardly_computed():
     schedule = controlled(flow(50, 3), 0.02, 50, 1, 1)
     assert len(run(schedule, 50, lambda a, b: 0.0)[0]) <= 10
+
+
+@quick
+@given(st.integers(20, 100), tolerances, powers, sizes, rises, st.integers(0, 1))
+def test_gaps_change_little_unless_an_error_was_far_above_what_is_allowed(total, tolerance, power, size, rise, late):
+    schedule = controlled(flow(total, 3), tolerance, total, 1, 1)
+    drift = plant(schedule, power, size, rise)
+    computed, _ = run(schedule, total, drift, late)
+    for (a, b), (c, d) in pairwise(pairwise(computed[:-1])):
+        change = (d - c) - (b - a)
+        assert change <= max(1, (b - a) // GENTLE)
+        allowed = schedule.tolerance * math.sqrt(schedule.places[b] - schedule.places[a])
+        if drift(a, b) <= REJECTED * allowed and not late:
+            assert change >= -max(1, (b - a) // GENTLE)
+
+
+def test_gaps_shrink_at_once_after_an_error_far_above_what_is_allowed():
+    schedule = controlled(flow(50, 3), 0.02, 50, 1, 1)
+    computed, _ = run(schedule, 50, lambda a, b: 0.5 if a < 20 <= b else 0.0)
+    gaps = [b - a for a, b in pairwise(computed)]
+    worst = next(i for i, (a, b) in enumerate(pairwise(computed)) if a < 20 <= b)
+    assert gaps[worst + 1] <= gaps[worst] / 2 and gaps[worst] >= 5
+
+
+def test_an_evaluation_that_is_computed_for_another_reason_leaves_the_gaps_as_they_are():
+    """A feature that was not finite, say, in the middle of the run."""
+    schedule = controlled(flow(50, 3), 0.02, 50, 1, 1)
+    drift = plant(schedule, 2.5, 0.3, 1)
+    free, _ = run(schedule, 50, drift)
+    odd = next(a + 1 for a, b in pairwise(free) if a > 15 and b - a > 3)
+    forced, _ = run(schedule, 50, drift, forced=[odd])
+    assert odd in forced and len(forced) <= len(free) + 1
 
 
 def test_an_error_that_comes_too_late_changes_nothing():
