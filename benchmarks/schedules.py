@@ -4,12 +4,13 @@
     python dev.py bench schedules --quick             # 2 pictures a setting, to output/benchmarks
     python dev.py bench schedules --tables guidance   # one table only, to output/benchmarks
 
-Closed loop through ComfyUI's real samplers on the trained models, but for the last table, which is a closed form on
-published figures. Pictures are none that a default was chosen on.
+Closed loop through ComfyUI's real samplers on the trained models, but for the last two tables, which are closed forms:
+of recorded full runs, and of published figures. Pictures are none that a default was chosen on.
 """
 
 import argparse
 import datetime
+import itertools
 import json
 import logging
 import math
@@ -23,7 +24,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from _cases import Array, Case, Setting, distances, present
-from _methods import CALIBRATING, calibration, official
+from _methods import CALIBRATING, calibration, official, our_plan
 from _tables import ratio, standard_error
 from comfy.sd import load_lora_for_models
 from comfyui_version import __version__ as comfyui_version
@@ -57,6 +58,14 @@ TARGETED = (
     Setting("unet", "euler", 30, 3.0, 3.0, ()),
     Setting("lumina", "euler", 30, 3.0, 3.0, ()),
 )
+RATED = (
+    Setting("flux", "euler", 50, 3.0, 3.0, ()),
+    Setting("flux", "euler", 20, 3.0, 3.0, ()),
+    Setting("unet", "euler", 30, 3.0, 3.0, ()),
+    Setting("lumina", "euler", 30, 3.0, 3.0, ()),
+)
+RATES = (-2, -1, 1, 2)
+"""By how many evaluations cond gets more, and uncond fewer."""
 STEPS, SHIFT = (20, 30, 50), 3.0
 """Of the runs of real models."""
 
@@ -264,6 +273,46 @@ def target(setting: Setting, count: int) -> Iterator[Cells]:
     yield str(setting), f"{block.evaluations:g}", str(block), str(raw), compared(block, raw)
 
 
+def rates(setting: Setting, count: int) -> Iterator[Cells]:
+    """Cond and uncond computed at the same evaluations, and at others, with as many in all."""
+    case, cond, uncond = Case(setting, SEED, count), list[Array](), list[Array]()
+
+    def guide(step: dict[str, Any]) -> torch.Tensor:
+        level = step["sigma"].view(-1, 1, 1, 1)
+        for outputs, name in ((cond, "cond_denoised"), (uncond, "uncond_denoised")):
+            outputs.append(((step["input"] - step[name]) / level).flatten(1).double().numpy())
+        return step["uncond"] + step["cond_scale"] * (step["cond"] - step["uncond"])
+
+    model = case.model.clone()
+    model.set_model_sampler_cfg_function(guide)
+    size = case.sample(model)[0].flatten(1).double().norm(dim=1).numpy()
+    one_each = euler_path(np.eye(setting.steps), case.sigmas(setting.steps).double().numpy())
+
+    def displaced(computed: Sequence[int], outputs: Sequence[Array], scale: float) -> Array:
+        """By how much forecasts of one of them move the final latent: [pictures, values]."""
+        moved = one_each.displacements(computed, defaults().forecaster(), corrected=True)[-1]
+        return scale * np.tensordot(moved @ one_each.factor.T, np.stack(outputs), 1)
+
+    def errors(ours: Sequence[int], theirs: Sequence[int]) -> tuple[float, float, float]:
+        """Of both, of cond alone and of uncond alone; means of the pictures."""
+        one, other = displaced(ours, cond, setting.cfg), displaced(theirs, uncond, setting.cfg - 1)
+        both, one, other = (float((np.linalg.norm(value, axis=1) / size).mean()) for value in (one - other, one, other))
+        return both, one, other
+
+    def plan(number: int) -> list[int]:
+        planned = our_plan(case, number)
+        assert planned is not None
+        return planned[1]
+
+    even = budget(setting.steps, defaults().speedup)
+    same = errors(plan(even), plan(even))
+    between = [(begin + end) // 2 for begin, end in itertools.pairwise(plan(even)[1:])]
+    others = [errors(plan(even + more), plan(even - more))[0] for more in RATES]
+    others.append(errors(plan(even), [0, *between, setting.steps - 1])[0])
+    shares = ", ".join(f"{value:.4f}" for value in same[1:])
+    yield str(setting), f"{even}", f"{same[0]:.4f}", shares, *(f"{other / same[0]:.2f}" for other in others)
+
+
 # ------------------------------------------------------------------------------------------------- real models
 
 
@@ -285,11 +334,15 @@ def levels(steps: int) -> Array:
     return SHIFT * even / (1 + (SHIFT - 1) * even)
 
 
+def euler_path(gram: Array, sigmas: Array) -> Calibration:
+    """A run of euler whose outputs have this Gram matrix: [steps, steps], with noise levels [steps + 1]."""
+    coefficients = np.tril(np.ones((len(sigmas), len(gram))), -1) * np.diff(sigmas)
+    return Calibration(gram, coefficients, tuple(sigmas.tolist()), 1, "benchmark", "euler")
+
+
 def scalar_path(values: Array) -> Calibration:
     """A run of euler on a flow whose outputs have these sizes and all one direction."""
-    sigmas = levels(len(values))
-    coefficients = np.tril(np.ones((len(sigmas), len(values))), -1) * np.diff(sigmas)
-    return Calibration(np.outer(values, values), coefficients, tuple(sigmas.tolist()), 1, "magnitudes", "euler")
+    return euler_path(np.outer(values, values), levels(len(values)))
 
 
 @cache
@@ -392,6 +445,17 @@ def tables() -> tuple[Table, ...]:
             "output is the better one to forecast.",
             ("setting", "evaluations", "block output", "model output", "ratio"),
             tuple(partial(target, setting) for setting in TARGETED if setting.model in here),
+        ),
+        Table(
+            "rates",
+            "## Cond and uncond at different rates\n\nA closed form of a recorded full run, with euler and corrected "
+            "gaps: what if cond and uncond were not computed at the same evaluations? *error*: of the final latent, "
+            "both at the evaluations of `balanced`; *cond, uncond alone*: what the forecasts of one of them would do, "
+            "the other one always being computed. Then ratios to *error* with as many evaluations in all: cond has so "
+            "many more and uncond so many fewer, each at its own `balanced`; *apart*: uncond in the middle of cond's "
+            "gaps. Above 1: not worth having.",
+            ("setting", "evaluations of each", "error", "cond, uncond alone", *(f"{k:+d}" for k in RATES), "apart"),
+            tuple(partial(rates, setting) for setting in RATED if setting.model in here),
         ),
         Table(
             "real",

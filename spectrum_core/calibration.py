@@ -224,7 +224,7 @@ class Calibration:
         Returns:
             L2 distances to the full run's latents, relative to the norm of its final latent: float64 [evaluations + 1].
         """
-        return np.sqrt(self._squares(computed, _Residuals(self, forecaster), corrected))
+        return np.linalg.norm(self.displacements(computed, forecaster, corrected), axis=1)
 
     def predicted(self, computed: Collection[int], forecaster: Forecaster, corrected: bool = False) -> float:
         """Predicted error of the final latent, see `errors`."""
@@ -240,10 +240,22 @@ class Calibration:
         drifts = self.errors(computed, forecaster, corrected=True)
         return math.hypot(*(drifts[step * self.stages] / sizes[step] for step in computed))
 
-    def _squares(self, computed: Collection[int], residuals: "_Residuals", corrected: bool) -> Array:
+    def displacements(self, computed: Collection[int], forecaster: Forecaster, corrected: bool = False) -> Array:
+        """Predicted displacement of the latents of `errors`, which are its norms.
+
+        Returns:
+            In the coordinates of `factor`: float64 [evaluations + 1, rank].
+        """
+        return self._moved(computed, _Residuals(self, forecaster), corrected)
+
+    def _moved(self, computed: Collection[int], residuals: "_Residuals", corrected: bool) -> Array:
         moved = np.zeros((len(self.map), self.factor.shape[1]))
         for part, values in residuals.of(computed, corrected):
             moved += (self.map * part) @ values
+        return moved
+
+    def _squares(self, computed: Collection[int], residuals: "_Residuals", corrected: bool) -> Array:
+        moved = self._moved(computed, residuals, corrected)
         return np.einsum("er,er->e", moved, moved)
 
     def _cost(self, computed: Collection[int], residuals: "_Residuals", corrected: bool) -> float:

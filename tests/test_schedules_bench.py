@@ -27,6 +27,7 @@ def cheap(monkeypatch):
     monkeypatch.setattr(schedules, "GUIDANCE", (1.0, 3.0))
     monkeypatch.setattr(schedules, "TARGETED", (TINY, Setting("missing", "euler", 12, 1.0, 3.0, ())))
     monkeypatch.setattr(schedules, "PLANNED", TINY)
+    monkeypatch.setattr(schedules, "RATED", (replace(TINY, steps=20, cfg=3.0),))
     monkeypatch.setattr(schedules, "STEPS", (20,))
     monkeypatch.setattr(
         schedules,
@@ -57,7 +58,7 @@ def test_the_page_holds_what_was_measured(cheap, tmp_path):
     text = file.read_text()
     assert text.startswith(f"# Noted\n\n{GENERATED}\n\nMeasured on") and "old" not in text
     written = rows_in(text)
-    assert [len(rows) for rows in written.values()] == [len(rows) for rows in found.values()] == [2, 2, 5, 1, 16]
+    assert [len(rows) for rows in written.values()] == [len(rows) for rows in found.values()] == [2, 2, 5, 1, 1, 16]
 
     strict, lax = ([float(cell or "nan") for cell in row[1:]] for row in found["tolerance"])
     assert strict[1] > lax[1] >= 3, "a tolerance is paid for with evaluations"
@@ -79,6 +80,25 @@ def test_the_page_holds_what_was_measured(cheap, tmp_path):
 
     ((_, evaluations, block, raw, _),) = found["target"]
     assert float(evaluations) < TINY.steps and 0 < float(block) != float(raw) > 0
+
+    ((_, evaluations, error, shares, *ratios),) = found["rates"]
+    cond, uncond = map(float, shares.split(", "))
+    assert int(evaluations) == 8 and len(ratios) == len(schedules.RATES) + 1
+    assert abs(cond - uncond) < float(error) < cond + uncond, "both errors in one, at the same evaluations"
+    assert min(map(float, ratios)) > 1, "errors at the same evaluations cancel"
+
+
+def test_displacements_are_weights_of_the_outputs():
+    """Known for outputs of one direction each, they hold for any others, as the closed form of those says."""
+    sigmas = schedules.levels(20)
+    outputs = np.arange(20.0)[:, None] * [[1.0, -2.0]]
+    outputs[7] += 1
+    path, own = schedules.euler_path(np.eye(20), sigmas), schedules.euler_path(outputs @ outputs.T, sigmas)
+    computed = candidates(20)["balanced"]
+    for corrected in (False, True):
+        arguments = computed, schedules.defaults().forecaster(), corrected
+        moved = path.displacements(*arguments) @ path.factor.T @ outputs
+        assert np.linalg.norm(moved, axis=1) == pytest.approx(own.errors(*arguments), abs=1e-6)
 
 
 def test_nothing_is_reported_that_was_chosen_on():
