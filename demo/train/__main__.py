@@ -3,11 +3,14 @@
 import argparse
 import logging
 
+import torch
+
 from demo import inprocess
 
 inprocess.boot()
 
-from .kinds import KINDS  # noqa: E402  (only after boot)
+from .data import Composites  # noqa: E402  (only after boot)
+from .kinds import KINDS  # noqa: E402
 from .loop import Training  # noqa: E402
 
 
@@ -16,10 +19,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m demo.train", description=__doc__)
     parser.add_argument("name", choices=KINDS)
     parser.add_argument("--minutes", type=float, default=60, help="CPU time in all, resumed runs included")
+    parser.add_argument("--threads", type=int, default=1, help="of torch; CPU time is that of all of them")
+    parser.add_argument("--sizes", type=int, nargs=2, default=(68, 88), help="smallest and largest emoji, in pixels")
+    parser.add_argument("--grid", type=int, default=1, help="their places are multiples of this many pixels")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in .dev/train/NAME")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
-    training = Training(KINDS[arguments.name], inprocess.ROOT / ".dev" / "train" / arguments.name, arguments.minutes)
+    torch.set_num_threads(arguments.threads)
+    folder = inprocess.ROOT / ".dev" / "train" / arguments.name
+    data = Composites(tuple(arguments.sizes), arguments.grid)
+    training = Training(KINDS[arguments.name], folder, arguments.minutes, data)
     if arguments.resume:
         training.resume()
     training.run()

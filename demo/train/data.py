@@ -48,9 +48,16 @@ def fetch() -> None:
 
 
 class Composites:
-    """Endless composites: an emoji of random size at a random place on a background of random shade."""
+    """Endless composites: an emoji of random size at a random place on a background of random shade.
 
-    def __init__(self) -> None:
+    Args:
+        sizes: smallest and largest side of the emoji, in pixels.
+        grid: places are multiples of this many pixels. On multiples of 8, where latents are, a small network learns
+            shapes much faster: it need not know them at every offset within its patches.
+    """
+
+    def __init__(self, sizes: tuple[int, int] = (68, 88), grid: int = 1) -> None:
+        self._sizes, self._grid = sizes, grid
         fetch()
         names = inprocess.labels()
         assert (len(EMOJI), len(BACKGROUNDS)) == (len(names["emoji"]), len(names["bg"]))
@@ -69,8 +76,8 @@ class Composites:
         """One composite."""
         colour = np.clip(self._colours[background] * random.uniform(0.88, 1.04), 0, 255).astype(int)
         canvas = Image.new("RGB", (SIDE, SIDE), tuple(colour.tolist()))
-        size = int(random.integers(68, 89))
-        place = random.integers(0, SIDE - size + 1, 2).tolist()
+        size = int(random.integers(self._sizes[0], self._sizes[1] + 1))
+        place = (self._grid * random.integers(0, (SIDE - size) // self._grid + 1, 2)).tolist()
         shape = self._pictures[emoji].resize((size, size), Image.Resampling.BILINEAR)
         canvas.paste(shape, tuple(place), shape)
         return canvas

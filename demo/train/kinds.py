@@ -90,7 +90,8 @@ KINDS = {
             _flux,
             lambda pooled: {"y": pooled},
             silent=(),
-            rate=5e-4,
+            rate=6e-4,
+            batch=32,
         ),
     )
 }

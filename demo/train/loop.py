@@ -1,4 +1,4 @@
-"""The training loop: one thread, a budget of CPU time, checkpoints to go on from."""
+"""The training loop: a budget of CPU time, checkpoints to go on from."""
 
 import json
 import logging
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 class Training:
     """A network on its way: weights, their moving average, the optimiser, steps and seconds so far."""
 
-    def __init__(self, kind: Kind, folder: Path, minutes: float) -> None:
+    def __init__(self, kind: Kind, folder: Path, minutes: float, data: Composites) -> None:
         import comfy.model_management
 
         comfy.model_management.in_training = True  # no fused operations without a backward
@@ -40,13 +40,12 @@ class Training:
         self.weights = dict(self.network.named_parameters())
         self.average = {name: weight.detach().clone() for name, weight in self.weights.items()}
         self.optimiser = torch.optim.AdamW(self.weights.values(), lr=kind.rate, betas=(0.9, 0.99), fused=True)
-        self.data = Composites()
-        self.means = self.data.means()
+        self.data, self.means = data, Composites().means()
         self.step, self.spent, self.loss = 0, 0.0, float("nan")
         folder.mkdir(parents=True, exist_ok=True)
 
     def run(self) -> None:
-        """Train until the budget is used; progress and a checkpoint every minute, pictures every ninth."""
+        """Train until the budget is used; progress and a checkpoint every minute, pictures every thirtieth."""
         count = sum(weight.numel() for weight in self.weights.values())
         log.info("%s: %.2f M parameters, to %.0f minutes", self.kind.name, count / 1e6, self.budget / MINUTE)
         clock, before = time.process_time, self.spent
@@ -59,7 +58,7 @@ class Training:
                 minute = self.spent // MINUTE
                 log.info("%4.0f min  step %6d  loss %.4f  rate %.1e", minute, self.step, self.loss, self.rate)
                 self.save()
-                if minute % 9 == 0:
+                if minute % 30 == 0:
                     self.draw()
         self.save()
         self.draw()
