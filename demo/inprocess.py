@@ -181,7 +181,7 @@ def recognise(
     """Which emoji each sampled latent [n, 16, 12, 12] is nearest to, its background being known.
 
     Nearest is the highest correlation of what the latent has beyond the mean of its background with what the mean of an
-    emoji's composites has beyond the mean of all.
+    emoji's composites has beyond the mean of all, wherever that lies: moved by up to a latent position each way.
     """
     import torch
     from comfy.latent_formats import Flux
@@ -189,9 +189,10 @@ def recognise(
 
     means = means or load_file(MODEL / "emoji_means.safetensors")
     emoji, background = means["emoji"].float(), means["bg"].float()
-    patterns = torch.nn.functional.normalize((emoji - emoji.mean(0)).flatten(1))
+    patterns = torch.nn.functional.normalize((emoji - emoji.mean(0)).flatten(1)).view_as(emoji)
+    moved = torch.stack([patterns.roll((y, x), (2, 3)) for y in (-1, 0, 1) for x in (-1, 0, 1)])
     rest = Flux().process_in(latents.float()) - background[backgrounds]
-    return (rest.flatten(1) @ patterns.T).argmax(1).tolist()
+    return torch.einsum("nchw,mechw->nme", rest, moved).amax(1).argmax(1).tolist()
 
 
 def _float32() -> "torch.dtype":
