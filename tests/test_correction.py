@@ -144,6 +144,13 @@ def test_a_network_that_answers_to_its_latent_needs_the_response(name, kind):
     assert off(right[-1], toy.full[-1]) < EXACT < 100 * EXACT < off(none[-1], toy.full[-1])
 
 
+def test_guidance_takes_from_the_gain_where_there_is_noise():
+    guided = [gain(0.8, 0.2, guidance) for guidance in (1.0, 3.0, 5.0)]
+    assert guided[0] == gain(0.8, 0.2, 0.5) == gain(0.8, 0.2)
+    assert guided[0] - guided[1] > 0 and guided[1] - guided[2] > 2 * (guided[0] - guided[1]), "ever more"
+    assert gain(0.0, 1.0, 7.0) == 1.0, "but not from a picture without noise"
+
+
 @pytest.mark.parametrize("flow", [True, False])
 def test_the_gain_has_the_limits_that_it_must(flow):
     scale = (lambda sigma: 1 - sigma) if flow else (lambda sigma: 1.0)
