@@ -57,9 +57,8 @@ BEGINNING = 1
 """Evaluations that a forecast needs to begin. The rest of a warm-up is for runs that nobody has measured."""
 
 LONGEST = 1.25
-"""Longest gap of a plan for a corrected run, in gaps of the schedule that the search begins with: what the closed form
-does not know (how a network answers to a latent that is off) shows first in long ones. Without correction the errors
-along the way say so themselves."""
+"""Longest gap of a plan, in gaps of the schedule that the search begins with: what the closed form does not know (how a
+network answers to a latent that is off) shows first in long ones."""
 
 POWERS = (0.5, 0.65, 0.8, 1.0, 1.25)
 """Where a search begins besides the plan that it is given: steps at these powers of equal parts."""
@@ -382,12 +381,11 @@ def improved(
     known: dict[tuple[int, ...], float] = {}
     most = TRIED // len(calibration.gram)
     gaps = np.interp(np.arange(steps), start.computed, np.arange(len(start.computed)))
-    longest = LONGEST if corrected else math.inf
 
     def cost(free: tuple[int, ...]) -> float:
         if free not in known:
             computed = sorted(outside.union(head, free, tail))
-            if len(known) >= most or np.diff(gaps[computed], append=gaps[-1]).max(initial=0) > longest:
+            if len(known) >= most or np.diff(gaps[computed], append=gaps[-1]).max(initial=0) > LONGEST:
                 return math.inf
             known[free] = calibration._cost(computed, residuals, corrected)
         return known[free]

@@ -11,7 +11,10 @@ III.1), without its second evaluation. A gap is corrected twice: when it ends, a
 
 The computed output itself was taken at a latent that was off by some delta, and answers to that. What it would have
 been without is d - (1 - kappa) / sigma * delta, where kappa is the gain of the denoiser, the change of its result with
-its input, see `gain`.
+its input, see `gain`. Networks differ in it. Where too little was subtracted, what is believed of one computed step is
+beyond the path, the next forecasts overshoot, and the next computed output lies on the other side of them. So the signs
+of the innovations tell, as in adaptive filters (Mehra, "On the identification of variances and adaptive Kalman
+filtering", IEEE Transactions on Automatic Control 15, 1970): as long as they alternate, more is subtracted.
 
 Nothing here waits for the device.
 """
@@ -34,7 +37,7 @@ ORDER = 2
 INTERPOLATION = Forecaster(degree=ORDER, window=ORDER + 1, ridge=0.0)
 """The polynomial through the computed points nearest to a gap."""
 
-SPREAD = 0.2
+SPREAD = 0.1
 """Standard deviation of the data in `gain`. Latents have about 1, but errors mostly take directions in which data
 hardly vary. Chosen on tuning prompts of the trained models, as `GUIDED` was."""
 
@@ -46,10 +49,15 @@ MEMORY = 8
 """Steps for which what a sampler was told is kept at most; no sampler of the table answers to it for longer."""
 
 STIFF = 0.2
-"""Smallest eigenvalue, in absolute terms, of the system for the outputs without their latents' errors; below, they are
+"""Smallest pivot, in absolute terms, of the system for the outputs without their latents' errors; below, they are
 taken as they are."""
 
-GUIDED = 0.25
+PACE, EXPECTED, MOST = 0.5, -0.2, 4.0
+"""How the response grows while innovations alternate: by the factor exp(PACE (EXPECTED - cosine)) with every computed
+step, cosine being that of its innovation with the one before; between 1 and MOST in all. Where the response is right,
+the cosine is a little below 0. Chosen on tuning prompts of the trained models."""
+
+GUIDED = 0.375
 """How much the square of the guidance beyond 1 takes from the gain where there is but noise: the conditioned result
 turns back what the unconditioned one follows, and their difference is magnified. In proportion to the guidance it was
 too little at scales of 5 and 7, on the tuning prompts of the trained models."""
@@ -99,6 +107,8 @@ class Correction:
         self._known: dict[int, list[torch.Tensor]] = {}  # computed step -> what its outputs would have been, by stage
         self._shifts: dict[int, list[torch.Tensor | None]] = {}  # ... and by how much that differs from what they were
         self._recent: dict[int, _Told] = {}  # by evaluation
+        self._doubt: torch.Tensor | None = None  # by picture: factor of the response that alternation led to
+        self._innovation: torch.Tensor | None = None  # what the latest corrected step differed by from its forecast
         self._trust: torch.Tensor | None = None  # 0-dim bool: forecasts of the present gap agree with the earlier ones
         self._verdict: Readback | None = None  # of the latest computed step, on its way
         self._drift: Readback | None = None
@@ -108,7 +118,7 @@ class Correction:
         self._known.clear()
         self._shifts.clear()
         self._recent.clear()
-        self._trust = self._verdict = self._drift = None
+        self._doubt = self._innovation = self._trust = self._verdict = self._drift = None
 
     def drift(self) -> Readback | None:
         """By how much the latent was off when the latest evaluation was computed, relative to itself; None if nothing
@@ -192,27 +202,29 @@ class Correction:
         # Latents were off by delta_e = sum_j M_ej (believed_j before - now), which holds the outputs to be found.
         response = [self._response(first + row) for row in range(count)]
         off: list[torch.Tensor] = []
-        system = np.eye(count)
+        coupling = np.zeros((count, count))
         for row in range(count):
             e = first + row
             terms = [(float(self._map[e, j]), self._recent[j].believed) for j in gap]
             for stage in range(row):  # the step's own earlier stages were told as they were
-                system[row, stage] -= response[row] * self._map[e, first + stage]
+                coupling[row, stage] -= response[row] * self._map[e, first + stage]
                 terms.append((float(self._map[e, first + stage]), outputs[stage]))
             for j in gap:
-                system[row, j % self._stages] -= response[row] * self._map[e, j] * weights[j][-1]
+                coupling[row, j % self._stages] -= response[row] * self._map[e, j] * weights[j][-1]
             for index, k in enumerate(points[:-1]):
                 for stage, value in enumerate(self._known[k]):
                     share = sum(self._map[e, j] * weights[j][index] for j in gap if j % self._stages == stage)
                     terms.append((-float(share), value))
             total = _sum(terms)
             off.append(torch.zeros_like(outputs[0]) if total is None else total)
-        found = list(outputs)
-        if np.abs(np.linalg.eigvals(system)).min() > STIFF:
-            inverse = np.linalg.inv(system)
-            plain = [o - response[row] * d for row, (o, d) in enumerate(zip(outputs, off, strict=True))]
-            found = [_total((float(inverse[row, s]), plain[s]) for s in range(count)) for row in range(count)]
-        trusted = self._judged(step, outputs)
+        doubt = torch.ones(len(latent), device=latent.device) if self._doubt is None else self._doubt
+        doubt = doubt.to(latent.dtype).reshape(-1, *[1] * (latent.ndim - 1))
+        plain = [o - response[row] * doubt * d for row, (o, d) in enumerate(zip(outputs, off, strict=True))]
+        found = _solved(coupling, doubt, plain, outputs)
+        foretold = self._foretold(step)
+        trusted = self._judged(outputs, foretold)
+        if foretold is not None:
+            self._doubted(found[0] - foretold)
         found = [torch.where(trusted, new, old) for new, old in zip(found, outputs, strict=True)]
         values = [*(self._known[k] for k in points[:-1]), found]
         owed: list[tuple[float, torch.Tensor]] = []
@@ -231,12 +243,14 @@ class Correction:
         rest = self._learn(step, outputs, found)
         return _sum([*owed, *([(1.0, rest)] if rest is not None else [])])
 
-    def _judged(self, step: int, outputs: list[torch.Tensor]) -> torch.Tensor:
-        """Whether the outputs lie on the path of the earlier ones, as a 0-dim bool on the device."""
+    def _foretold(self, step: int) -> torch.Tensor | None:
+        """What the earlier outputs foretell of a step's first evaluation."""
         known = sorted(self._known)
-        foretold = _sum(
-            (float(w), self._known[k][0]) for k, w in zip(known, self._weights(known, step), strict=True) if w
-        )
+        weights = self._weights(known, step)
+        return _sum((float(w), self._known[k][0]) for k, w in zip(known, weights, strict=True) if w)
+
+    def _judged(self, outputs: list[torch.Tensor], foretold: torch.Tensor | None) -> torch.Tensor:
+        """Whether the outputs lie on the path of the earlier ones, as a 0-dim bool on the device."""
         alike = torch.ones((), dtype=torch.bool, device=outputs[0].device)
         if foretold is not None:
             alike = _norm(outputs[0] - foretold) <= UNLIKE * _norm(outputs[0])
@@ -245,6 +259,16 @@ class Correction:
         self._trust = None
         self._verdict = Readback(alike.float())
         return alike
+
+    def _doubted(self, innovation: torch.Tensor) -> None:
+        """Let the response of each picture grow while its innovations alternate, and shrink again."""
+        before, now = self._innovation, innovation.flatten(1)
+        self._innovation = now
+        if before is None:
+            return
+        cosine = torch.nn.functional.cosine_similarity(before.float(), now.float(), dim=1).nan_to_num(EXPECTED)
+        doubt = torch.ones_like(cosine) if self._doubt is None else self._doubt
+        self._doubt = (doubt * torch.exp(PACE * (EXPECTED - cosine))).clamp(1.0, MOST)
 
     def _learn(self, step: int, outputs: list[torch.Tensor], found: list[torch.Tensor]) -> torch.Tensor | None:
         """Keep a computed step. What its earlier stages, which the sampler was told as they came, leave owed."""
@@ -298,6 +322,29 @@ def _sum(terms: Iterable[tuple[float, torch.Tensor]]) -> torch.Tensor | None:
         if weight:
             total = weight * value if total is None else total.add_(value, alpha=weight)
     return total
+
+
+def _solved(
+    coupling: Array, factor: torch.Tensor, right: list[torch.Tensor], otherwise: list[torch.Tensor]
+) -> list[torch.Tensor]:
+    """Solution of (1 + factor * coupling) x = right by elimination, for each picture; `otherwise` where it is stiff.
+
+    Args:
+        coupling: [count, count], count being the stages of a sampler.
+        factor: of each picture, shape [batch, 1, ...].
+        right, otherwise: count tensors of shape [batch, ...].
+    """
+    count = len(right)
+    rows = [[factor * float(coupling[r, c]) + float(r == c) for c in range(count)] for r in range(count)]
+    found, fine = list(right), torch.ones_like(factor, dtype=torch.bool)
+    for pivot in range(count):
+        fine = fine & (rows[pivot][pivot].abs() > STIFF)
+        for r in range(count):
+            if r != pivot:
+                share = rows[r][pivot] / rows[pivot][pivot]
+                rows[r] = [a - share * b for a, b in zip(rows[r], rows[pivot], strict=True)]
+                found[r] = found[r] - share * found[pivot]
+    return [torch.where(fine, x / rows[r][r], o) for r, (x, o) in enumerate(zip(found, otherwise, strict=True))]
 
 
 def _total(terms: Iterable[tuple[float, torch.Tensor]]) -> torch.Tensor:

@@ -190,7 +190,8 @@ def test_a_network_that_ignores_the_latent_errs_as_predicted(name):
 
 @pytest.fixture(scope="module")
 def embedded():
-    """The embedded model, its plan from one prompt, how to sample another two, and these two in full."""
+    """The embedded model, its plan from one prompt, how to sample another six, and the distance to these six in full:
+    their geometric mean, for which a picture that takes another turn counts as one."""
     model = inprocess.embedded_model(shift=3.0)
 
     def sample(model, emoji, seed):
@@ -206,19 +207,24 @@ def embedded():
 
     watched = calibrated(model)
     sample(watched, [5], 11)
-    others = lambda model: sample(model, [17, 40], 12)  # noqa: E731
-    return model, recorder(watched), others, others(model)
+    others = lambda model: sample(model, [17, 40, 23, 42, 59, 3], 12)  # noqa: E731
+    full = others(model)
+
+    def error(fast):
+        return float(np.exp(np.mean([math.log(distance(*pair)) for pair in zip(others(fast), full, strict=True)])))
+
+    return model, recorder(watched), error
 
 
 @pytest.fixture(scope="module")
 def trained(embedded):
     """The plan of the embedded model, and the error of given steps on the other prompts."""
-    model, recorded, others, full = embedded
+    model, recorded, error = embedded
 
     def measured(steps, correct):
         fast, instead = planned(model, steps, correct=correct)
         with instead:
-            return distance(others(fast), full)
+            return error(fast)
 
     return recorded, measured
 
@@ -226,20 +232,21 @@ def trained(embedded):
 @pytest.fixture(scope="module")
 def tolerated(embedded):
     """Error control at a tolerance on the other prompts, with the plan or without: trace, and error."""
-    model, recorded, others, full = embedded
+    model, recorded, error = embedded
     (calibration,) = recorded.runs
 
     def outcome(tolerance, plan=True, **changes):
         settings = Settings(**{**DEFAULTS, "schedule": CONTROLLED, "speedup": 1.0, "tolerance": tolerance, **changes})
         fast = attach(model, settings, calibration=calibration if plan else None)
-        error = distance(others(fast), full)
-        return runs(fast)[0], error
+        found = error(fast)
+        return runs(fast)[0], found
 
     return outcome
 
 
 @pytest.mark.parametrize("correct", [False, True])
-def test_schedules_rank_as_predicted_on_other_prompts(trained, correct):
+def test_schedules_err_as_predicted_on_other_prompts(trained, correct):
+    """Up to a factor, for prediction is open loop."""
     recorded, measured = trained
     (calibration,) = recorded.runs
     generator = np.random.default_rng(1)
@@ -248,14 +255,12 @@ def test_schedules_rank_as_predicted_on_other_prompts(trained, correct):
         between = sorted(generator.choice(np.arange(2, 19), count - 3, replace=False).tolist())
         schedules.append((0, 1, *between, 19))
     found = np.array([[calibration.predicted(s, DEFAULT, correct), measured(s, correct)] for s in schedules])
-    ranks = found.argsort(axis=0).argsort(axis=0)
-    assert np.corrcoef(ranks.T)[0, 1] > 0.8, found
+    assert np.corrcoef(np.log(found).T)[0, 1] > 0.85, found
 
 
-@pytest.mark.parametrize("count, correct", [(9, False), (11, False), (5, True), (6, True)])
+@pytest.mark.parametrize("count, correct", [(5, False), (6, False), (5, True), (6, True)])
 def test_a_plan_beats_the_balanced_schedule_on_other_prompts(trained, count, correct):
-    """Without correction, or where gaps are long. Else they stay as they are, see below, or it may be either way
-    (docs/quality)."""
+    """Where gaps are long. Else they stay as they are, see below, or it may be either way (docs/quality)."""
     recorded, measured = trained
     (calibration,) = recorded.runs
     start = balanced(recorded.times, count, 1, 1)
@@ -266,17 +271,35 @@ def test_a_plan_beats_the_balanced_schedule_on_other_prompts(trained, count, cor
     assert measured(plan.computed, correct) < measured(start.computed, correct)
 
 
-def test_a_plan_for_a_corrected_run_leaves_short_gaps_as_they_are(trained):
+@pytest.fixture
+def unlimited(monkeypatch):
+    """A search that may make gaps as long as it likes."""
+    improved.cache_clear()
+    monkeypatch.setattr(calibration_module, "LONGEST", math.inf)
+    yield
+    improved.cache_clear()
+
+
+@pytest.mark.parametrize("correct", [False, True])
+def test_a_plan_leaves_short_gaps_as_they_are(trained, correct):
     """None may grow by more than a quarter: what less even ones gain in the closed form they do not gain in a run."""
     recorded, _ = trained
     (calibration,) = recorded.runs
     start = balanced(recorded.times, 9, 1, 1)
-    assert improved(calibration, start, DEFAULT, corrected=True) == start
-    assert improved(calibration, start, DEFAULT).computed != start.computed
+    assert improved(calibration, start, DEFAULT, corrected=correct) == start
+
+
+def test_or_else_it_would_not(trained, unlimited):
+    recorded, measured = trained
+    (calibration,) = recorded.runs
+    start = balanced(recorded.times, 9, 1, 1)
+    plan = improved(calibration, start, DEFAULT)
+    assert calibration.predicted(plan.computed, DEFAULT) < 0.7 * calibration.predicted(start.computed, DEFAULT)
+    assert measured(plan.computed, False) > measured(start.computed, False)
 
 
 def test_a_plan_keeps_a_tolerance_on_other_prompts_and_a_lower_one_computes_more(tolerated):
-    tolerances = (0.005, 0.02, 0.08)
+    tolerances = (0.01, 0.02, 0.08)
     traces, errors = zip(*map(tolerated, tolerances), strict=True)
     for tolerance, trace, error in zip(tolerances, traces, errors, strict=True):
         assert trace.error <= tolerance and error <= tolerance
@@ -285,14 +308,14 @@ def test_a_plan_keeps_a_tolerance_on_other_prompts_and_a_lower_one_computes_more
 
 
 def test_a_plan_computes_less_than_error_control_that_keeps_the_tolerance(tolerated):
-    for tolerance in (0.04, 0.08):
+    for tolerance in (0.06, 0.08):
         (ours, _), (theirs, _) = tolerated(tolerance), tolerated(tolerance, plan=False)
         assert ours.computed < theirs.computed and ours.error <= tolerance and theirs.error <= tolerance
 
 
 @pytest.mark.parametrize(
     "tolerance, changes",
-    [(0.001, {}), (0.005, {"start_percent": 0.6})],
+    [(0.001, {}), (0.003, {"start_percent": 0.6})],
     ids=["at most steps", "but that forecasts nothing"],
 )
 def test_where_no_plan_keeps_the_tolerance_error_control_does_what_it_can(tolerated, tolerance, changes):
@@ -303,7 +326,7 @@ def test_where_no_plan_keeps_the_tolerance_error_control_does_what_it_can(tolera
 
 def test_with_a_tolerance_too_steps_outside_of_the_percents_are_planned_around(tolerated, monkeypatch):
     """A plan that does not know of them computes more."""
-    percents, tolerances = {"start_percent": 0.3, "end_percent": 0.6}, (0.005, 0.04, 0.08)
+    percents, tolerances = {"start_percent": 0.3, "end_percent": 0.6}, (0.01, 0.02, 0.08)
     aware = [tolerated(tolerance, **percents) for tolerance in tolerances]
     monkeypatch.setattr(run, "cheapest", lambda *args: cheapest(*args[:6]))
     unaware = [tolerated(tolerance, **percents)[0] for tolerance in tolerances]
@@ -343,7 +366,7 @@ def test_a_plan_keeps_its_number_its_beginning_and_its_tail(toy):
     assert np.median(plan.computed) > np.median(start.computed), "where the outputs move"
 
 
-def test_few_plans_are_as_good(toy):
+def test_few_plans_are_as_good(toy, unlimited):
     """No evaluation alone could move to a better place, and no random plan is better."""
     plan = improved(toy, spread(toy.sigmas, 5, 1, 0), DEFAULT)
     residuals = calibration_module._Residuals(toy, DEFAULT)
@@ -661,7 +684,7 @@ def wired(monkeypatch):
 
 
 def test_a_plan_is_used_where_it_fits(wired):
-    planned, plain = wired(correct=False), wired(plan="", correct=False)
+    planned, plain = wired(correct=False, evaluations=6), wired(plan="", correct=False, evaluations=6)
     for model in (planned, plain):
         FLUX.sample(model, steps=20, cfg=3.0)
     ours, theirs = runs(planned)[0], runs(plain)[0]
