@@ -148,6 +148,7 @@ def must_show(found: Sequence[Table], by: str) -> list[str]:
         "ours / best official variant",
         "best control",
         "ours / best control",
+        "medians: ours / official, best control",
         "ours / best other forecast or cache",
     )
     for table in filter(shown, found):
@@ -169,6 +170,7 @@ def must_show(found: Sequence[Table], by: str) -> list[str]:
                     f"{_ratio(a, c)} {variant.method.removeprefix('Spectrum, ')}",
                     f"{d.mean():.4f} {control.method.removeprefix('fewer steps, ')}",
                     _ratio(a, d, GOALS["control"] if goals else None),
+                    ", ".join(f"{np.median(a) / np.median(theirs):.2f}" for theirs in (b, d)),
                     f"{_ratio(a, e)} {other.method} ({other.evaluations:g})",
                 ]
             )

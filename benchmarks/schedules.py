@@ -147,6 +147,11 @@ def defaults(**changes: Any) -> Settings:
     return Settings(**{**DEFAULTS, **changes})
 
 
+def counted(setting: Setting, **changes: Any) -> Settings:
+    """The same with as many evaluations as they plan, and no more where forecasts miss."""
+    return defaults(evaluations=budget(setting.steps, defaults().speedup), **changes)
+
+
 def compared(ours: Outcome, other: Outcome) -> str:
     """Ratio of two errors; the interval only where there are pictures to draw from."""
     value, low, high = ratio(ours.errors, other.errors)
@@ -169,6 +174,7 @@ def tolerance(setting: Setting, count: int) -> Iterator[Cells]:
             f"{found.evaluations:g}",
             f"{error:.4f}" if error is not None else "",
             f"{found.errors.mean():.4f}",
+            f"{np.median(found.errors):.4f}",
             f"{found.errors.max():.4f}",
             f"{found.errors.mean() / value:.2f}",
             f"{even.errors.mean():.4f}" if even and even.trace.computed == computed else "",
@@ -176,11 +182,21 @@ def tolerance(setting: Setting, count: int) -> Iterator[Cells]:
 
 
 def guidance(setting: Setting, count: int) -> Iterator[Cells]:
-    """The default with and without correction."""
+    """The default with and without correction at as many evaluations, and as it is: free to compute the rest."""
     pictures = pictures_of(setting, count)
-    corrected, plain = pictures.run(defaults()), pictures.run(defaults(correct=False))
+    corrected, plain = (pictures.run(counted(setting, correct=correct)) for correct in (True, False))
+    free = pictures.run(defaults())
     assert corrected.evaluations == plain.evaluations
-    yield str(setting), f"{corrected.evaluations:g}", str(corrected), str(plain), compared(corrected, plain)
+    yield (
+        str(setting),
+        f"{corrected.evaluations:g}",
+        str(corrected),
+        str(plain),
+        compared(corrected, plain),
+        f"{np.median(corrected.errors) / np.median(plain.errors):.2f}",
+        f"{free.evaluations:g}",
+        str(free),
+    )
 
 
 @dataclass(frozen=True)
@@ -256,19 +272,19 @@ def reach(change: Change, count: int) -> Iterator[Cells]:
     """A plan of one prompt, used for another run."""
     plan = calibration(PLANNED)
     pictures, moved = changed(change, count)
-    planned = pictures.run(defaults(), plan)
+    planned = pictures.run(counted(change.setting), plan)
     note = "; ".join(planned.trace.notes)
     if "the plan is not used" in note:
         yield change.name, f"{planned.evaluations:g}", "", "", "", note
         return
-    even = pictures.run(defaults())
+    even = pictures.run(counted(change.setting))
     yield change.name + moved, f"{planned.evaluations:g}", str(planned), str(even), compared(planned, even), note
 
 
 def target(setting: Setting, count: int) -> Iterator[Cells]:
     """Block output against model output."""
     pictures = pictures_of(setting, count)
-    block, raw = pictures.run(defaults()), pictures.run(defaults(target=RAW_OUTPUT))
+    block, raw = pictures.run(counted(setting)), pictures.run(counted(setting, target=RAW_OUTPUT))
     assert block.evaluations == raw.evaluations
     yield str(setting), f"{block.evaluations:g}", str(block), str(raw), compared(block, raw)
 
@@ -420,15 +436,27 @@ def tables() -> tuple[Table, ...]:
         Table(
             "tolerance",
             "## Tolerance\n\nWith 'error control': is the error what was asked for? *estimated*: by the node, during "
-            "the run, of the batch; *worst*: of the pictures; *balanced*: error with as many evaluations.",
-            ("setting", "tolerance", "evaluations", "estimated", "error", "worst", "error / tolerance", "balanced"),
+            "the run, of the batch; *median*, *worst*: of the pictures; *balanced*: error with as many evaluations.",
+            (
+                "setting",
+                "tolerance",
+                "evaluations",
+                "estimated",
+                "error",
+                "median",
+                "worst",
+                "error / tolerance",
+                "balanced",
+            ),
             tuple(partial(tolerance, setting) for setting in TOLERATED if setting.model in here),
         ),
         Table(
             "guidance",
-            "## Guidance\n\nThe defaults, corrected (`correct`) and not, by the scale of classifier-free guidance; a "
-            "*ratio* below 1 says that correction helps.",
-            ("setting", "evaluations", "corrected", "not corrected", "ratio"),
+            "## Guidance\n\nThe defaults with a number of evaluations, corrected (`correct`) and not, by the scale of "
+            "classifier-free guidance; a "
+            "*ratio* below 1 says that correction helps. *free*: where no number of evaluations is asked for, so that "
+            "the rest is computed once the estimated error is above 20 %.",
+            ("setting", "evaluations", "corrected", "not corrected", "ratio", "of medians", "free", "its error"),
             tuple(partial(guidance, setting) for setting in guided),
         ),
         Table(

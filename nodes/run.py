@@ -49,6 +49,10 @@ TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
 TOLERANCE_HALF = 1e-2
 """Self-test: a compiled head may round differently from an eager one; a wrong one is off by far more."""
 
+BEARABLE = 0.2
+"""Estimated error so far from which on the rest of a run is computed, where no number of evaluations was asked for:
+with strong guidance and few steps, pictures break there, and computing mends most of it."""
+
 FOREIGN = {"easycache": "EasyCache or LazyCache is on the same MODEL; remove one of the two"}
 """transformer_options of other accelerators -> why Spectrum stands down."""
 
@@ -187,6 +191,8 @@ class Run:
         if attachment.calibration is not None:
             self._follow(attachment.calibration)
         self._state = State()
+        self._drifted = 0.0
+        self._guarded = self._settings.schedule == BALANCED and not self._settings.evaluations
         self._computed_last = -1
         self._accelerating = True
         self._capacity = 0
@@ -451,6 +457,10 @@ class Run:
                 return
             self._drifting.popleft()
             self._state = self._schedule.learn(self._state, step, error)
+            if self._guarded and math.isfinite(error):
+                self._drifted = math.hypot(self._drifted, error)
+                if self._drifted > BEARABLE:
+                    self.trace.note(f"stopped: forecasts missed by more than {BEARABLE:.0%}")
 
     def _begin(self, timestep: torch.Tensor) -> _Evaluation:
         if self._accelerating and not self._recognising and self._off_grid():
@@ -483,6 +493,8 @@ class Run:
         if step >= self._steps:
             return "beyond the sampler's steps"
         reason = self._outside(sigma) or self._schedule.reason(self._state, step, self._steps)
+        if reason is None and self._drifted > BEARABLE:
+            reason = "forecasts missed too much"
         if reason is None and self._drop_unusable():
             reason = "a computed feature was not finite"
             if self._correction is not None:

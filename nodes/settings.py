@@ -183,7 +183,8 @@ SETTINGS: tuple[Setting, ...] = (
         "speedup",
         3.3,
         "With schedule 'balanced': how many times fewer evaluations are computed, at least; but never fewer than 5, "
-        "nor than twice the square root of the steps (8 of 20). Higher is faster and less faithful; 1 never forecasts. "
+        "nor than twice the square root of the steps (8 of 20), and once the estimated error is above 20 %, the rest "
+        "is computed. Higher is faster and less faithful; 1 never forecasts. "
         "With 'error control' the least that is asked for, whatever the error; 1 asks for nothing.",
         1,
         16,

@@ -684,7 +684,7 @@ def wired(monkeypatch):
 
 
 def test_a_plan_is_used_where_it_fits(wired):
-    planned, plain = wired(correct=False, evaluations=6), wired(plan="", correct=False, evaluations=6)
+    planned, plain = wired(correct=False, evaluations=7), wired(plan="", correct=False, evaluations=7)
     for model in (planned, plain):
         FLUX.sample(model, steps=20, cfg=3.0)
     ours, theirs = runs(planned)[0], runs(plain)[0]

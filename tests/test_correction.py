@@ -12,7 +12,7 @@ import comfy.sample
 import comfy.samplers
 import pytest
 import torch
-from sampling import accelerated, distance, runs
+from sampling import accelerated, distance, kinds, runs
 from spectrum_accelerate.nodes import solver
 from spectrum_accelerate.nodes.run import STRAIGHT, _derivative
 from spectrum_accelerate.nodes.samplers import SAMPLERS
@@ -340,20 +340,34 @@ def sample(model, sampler="euler", steps=20, callback=None, pictures=2, cfg=3.0)
         )
 
 
-def both(model):
+def both(model, **changes):
     """The MODEL with `correct` and without."""
-    return [accelerated(model, schedule=BALANCED, correct=correct) for correct in (True, False)]
+    return [accelerated(model, schedule=BALANCED, correct=correct, **changes) for correct in (True, False)]
 
 
 @pytest.mark.parametrize("sampler", ["euler", "heun", "dpmpp_2m", "uni_pc"])
 def test_pictures_come_nearer_to_the_full_runs(model, sampler):
     """By the geometric mean: a picture that takes another turn counts as one."""
     full = sample(model, sampler, pictures=6)
-    corrected, plain = both(model)
+    corrected, plain = both(model, evaluations=8 * (2 if sampler == "heun" else 1))
     near, far = (sample(m, sampler, pictures=6) for m in (corrected, plain))
     assert runs(corrected)[0].computed == runs(plain)[0].computed < runs(plain)[0].total
     ratios = [distance(a, c) / distance(b, c) for a, b, c in zip(near, far, full, strict=True)]
     assert math.prod(ratios) ** (1 / len(ratios)) < 0.95, ratios
+
+
+def test_where_forecasts_cannot_follow_the_rest_is_computed(model):
+    """At strong guidance in few steps pictures would break; unless so many evaluations were asked for."""
+    full = sample(model, cfg=7.0, pictures=4)
+    guarded, counted, mild = (accelerated(model, schedule=BALANCED, **more) for more in ({}, {"evaluations": 8}, {}))
+    near, far = (distance(sample(m, cfg=7.0, pictures=4), full) for m in (guarded, counted))
+    sample(mild, cfg=1.5, pictures=4)
+    trace, other, calm = (runs(m)[0] for m in (guarded, counted, mild))
+    assert trace.notes == ["stopped: forecasts missed by more than 20%"]
+    assert not other.notes and not calm.notes and other.computed == calm.computed == 8
+    stopped = next(e.position for e in trace.evaluations if e.reason == "forecasts missed too much")
+    assert kinds(trace)[stopped:] == "c" * (20 - stopped) and kinds(trace)[:stopped] == kinds(other)[:stopped]
+    assert 8 < trace.computed < 20 and near < 0.5 * far, (near, far)
 
 
 def test_a_sampler_with_noise_ignores_it(model):

@@ -62,13 +62,15 @@ def test_the_page_holds_what_was_measured(cheap, tmp_path):
 
     strict, lax = ([float(cell or "nan") for cell in row[1:]] for row in found["tolerance"])
     assert strict[1] > lax[1] >= 3, "a tolerance is paid for with evaluations"
-    assert strict[3] < lax[3] and lax[5] == pytest.approx(lax[3] / 0.5, abs=0.01)
-    assert all(strict[2:4]) and lax[6] > 0, "estimated, measured, and balanced at as many evaluations"
+    assert strict[3] < lax[3] and lax[6] == pytest.approx(lax[3] / 0.5, abs=0.01)
+    assert strict[3] == strict[4] == strict[5], "of one picture"
+    assert all(strict[2:4]) and lax[7] > 0, "estimated, measured, and balanced at as many evaluations"
 
     assert [row[0] for row in found["guidance"]] == [str(TINY), str(replace(TINY, cfg=3.0))]
-    for _, evaluations, corrected, plain, ratio in found["guidance"]:
-        assert 3 <= float(evaluations) < TINY.steps
-        assert float(ratio) == pytest.approx(float(corrected) / float(plain), abs=0.02)
+    for _, evaluations, corrected, plain, ratio, medians, free, error in found["guidance"]:
+        assert 3 <= float(evaluations) <= float(free) <= TINY.steps
+        assert float(ratio) == pytest.approx(float(corrected) / float(plain), abs=0.02) and medians == ratio
+        assert (error == corrected) == (free == evaluations)
 
     itself, normal, larger, weights, steps = found["reach"]
     for row in (itself, normal, larger, weights):

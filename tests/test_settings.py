@@ -124,12 +124,12 @@ def trained():
 
 def test_a_lower_tolerance_computes_more_and_the_error_follows_it(trained):
     """The estimated one, which the trace says, and the real one, the distance to the full run."""
-    tolerances = (0.005, 0.02, 0.08)
+    tolerances = (0.01, 0.02, 0.16)
     real, traces = zip(*(trained(tolerance=tolerance) for tolerance in tolerances), strict=True)
     computed, errors = [t.computed for t in traces], [t.error for t in traces]
     assert computed[0] > computed[1] > computed[2]
     for tolerance, estimated, found in zip(tolerances, errors, real, strict=True):
-        assert tolerance / 3 < estimated < 2 * tolerance and 0.5 < estimated / found < 2
+        assert tolerance / 4 < estimated <= tolerance and 0.5 < estimated / found < 2
     assert trained(tolerance=0.01, schedule=BALANCED)[1].not_accelerated, "with speedup 1, no other schedule forecasts"
 
 
