@@ -255,7 +255,7 @@ def demo(drawing: Drawing) -> None:
     model = accelerate(drawing, model)
 
     drawing.column(300, "Sampling")
-    sampling = {"seed": 7, "steps": 50, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple"}
+    sampling = {"seed": 10, "steps": 50, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple"}
     latent = sample(drawing, model, positive, negative, latent, **sampling)
 
     result(drawing, latent, vae, reported=model, keep_latent=True)
