@@ -85,7 +85,7 @@ def test_the_prompt_of_every_workflow_is_the_one_that_we_convert(page, server):
 
 
 def test_a_run_shows_its_progress_and_its_summary_on_the_node(page):
-    page.set("KSampler", seed=300 + page.vue)
+    page.set("KSampler", seed=300 + page.vue, cfg=1.5)
     page.queue()
     page.wait("execution_success")
     page.page.get_by_text("of 12 evaluations computed").first.wait_for()
