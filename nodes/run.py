@@ -191,7 +191,7 @@ class Run:
         if attachment.calibration is not None:
             self._follow(attachment.calibration)
         self._state = State()
-        self._drifted = 0.0
+        self._drifted, self._hopeless = 0.0, False
         self._guarded = self._settings.schedule == BALANCED and not self._settings.evaluations
         self._computed_last = -1
         self._accelerating = True
@@ -276,14 +276,18 @@ class Run:
         show(self._attachment.node, self.trace.summary())
 
     def _forget(self) -> None:
-        """Free all features."""
-        self._streams.clear()
-        self._checks.clear()
-        self._rooms.clear()
+        """Free all features, and what the correction holds."""
+        self._let_go()
         self._shown = None
         self._drifting.clear()
         if self._correction is not None:
             self._correction.restart()
+
+    def _let_go(self) -> None:
+        """Free all features."""
+        self._streams.clear()
+        self._checks.clear()
+        self._rooms.clear()
 
     def _follow(self, calibration: Calibration) -> None:
         """Compute what the plan of a calibrated run says, if this is such a run; else say why not."""
@@ -459,8 +463,6 @@ class Run:
             self._state = self._schedule.learn(self._state, step, error)
             if self._guarded and math.isfinite(error):
                 self._drifted = math.hypot(self._drifted, error)
-                if self._drifted > BEARABLE:
-                    self.trace.note(f"stopped: forecasts missed by more than {BEARABLE:.0%}")
 
     def _begin(self, timestep: torch.Tensor) -> _Evaluation:
         if self._accelerating and not self._recognising and self._off_grid():
@@ -495,6 +497,9 @@ class Run:
         reason = self._outside(sigma) or self._schedule.reason(self._state, step, self._steps)
         if reason is None and self._drifted > BEARABLE:
             reason = "forecasts missed too much"
+            self._hopeless = True
+            self._let_go()
+            self.trace.note(f"stopped: forecasts missed by more than {BEARABLE:.0%}")
         if reason is None and self._drop_unusable():
             reason = "a computed feature was not finite"
             if self._correction is not None:
@@ -562,7 +567,8 @@ class Run:
             return executor(x, t, c_concat, c_crossattn, residuals, options, **kwargs)
 
         evaluation = self._evaluation
-        if evaluation is None or not self._accelerating or self._recognising or torch.is_grad_enabled():
+        idle = not self._accelerating or self._recognising or self._hopeless
+        if evaluation is None or idle or torch.is_grad_enabled():
             return full()
         bypass = self._bypass(executor.class_obj)
 

@@ -367,6 +367,8 @@ def test_where_forecasts_cannot_follow_the_rest_is_computed(model):
     assert not other.notes and not calm.notes and other.computed == calm.computed == 8
     stopped = next(e.position for e in trace.evaluations if e.reason == "forecasts missed too much")
     assert kinds(trace)[stopped:] == "c" * (20 - stopped) and kinds(trace)[:stopped] == kinds(other)[:stopped]
+    assert all(e.error is None for e in trace.evaluations[stopped:]), "no feature is kept any more"
+    assert any(e.error is not None for e in trace.evaluations[:stopped])
     assert 8 < trace.computed < 20 and near < 0.5 * far, (near, far)
 
 
