@@ -49,6 +49,9 @@ class Architecture:
 MODEL_OUTPUT = Architecture(taps=(Tap("", argument=None),))
 """The target "model output": nothing is left out but the whole call."""
 
+DENOISED = Architecture(taps=())
+"""The target "denoised latent": what the call ends with. Nothing of it runs."""
+
 STREAMS = ("double_blocks", "single_blocks")
 REFINERS = ("noise_refiner", "context_refiner")
 

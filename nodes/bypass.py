@@ -13,9 +13,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from .architectures import Architecture, Tap
+from .architectures import DENOISED, Architecture, Tap
 
 Features = dict[str, torch.Tensor]
+
+RESULT = "result"
+"""Label of the one feature of `DENOISED`."""
 
 
 class TapError(RuntimeError):
@@ -67,12 +70,16 @@ class Bypass:
 
         with self._taps(tapped, self._base_model.diffusion_model):
             output = call()
+        if self.architecture is DENOISED:
+            take(RESULT, output)
         if not seen:
             problems.append(f"the model never passes {', '.join(label_of(tap) for tap in self.architecture.taps)}")
         return output, problems[0] if problems else None
 
     def replay(self, call: Callable[[], torch.Tensor], features: Features) -> torch.Tensor:
         """Run the call without the blocks, the features (by the labels that `capture` gave) in their place."""
+        if self.architecture is DENOISED:
+            return features[RESULT]
 
         def replaced(tap: Tap, original: Callable, *args: Any, **kwargs: Any) -> Any:
             if tap.argument is not None:

@@ -135,7 +135,7 @@ class Recording:
         patcher = guider.model_patcher
         self._sampling = patcher.get_model_object("model_sampling")
         flow = isinstance(self._sampling, comfy.model_sampling.CONST)
-        known = known_sampler(self._name, sampler, flow)
+        known = known_sampler(self._name, sampler)
         if known is None:
             raise LinearError(f"the sampler {self._name} is not known")
         if known.obstacle or known.speedup < math.inf:

@@ -22,25 +22,25 @@ from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from comfy_execution.utils import get_executing_context
 
 from ..spectrum_core.calibration import Calibration, cheapest, improved
-from ..spectrum_core.correction import Correction, gain
+from ..spectrum_core.correction import ORDER, Correction, gain
 from ..spectrum_core.forecast import Forecaster
 from ..spectrum_core.readback import Readback, Stopwatch
 from ..spectrum_core.schedule import FEWEST, LEAST, ErrorControl, Plan, State, balanced
 from ..spectrum_core.trace import Evaluation, Trace
-from .architectures import MODEL_OUTPUT, find
+from .architectures import DENOISED, MODEL_OUTPUT, Architecture, find
 from .bypass import Bypass, Features, TapError
 from .control import Deferred, Later, active_controls
 from .discovery import Discovery
 from .observe import Observer, on_level
 from .progress import show
 from .samplers import Sampler
-from .settings import BALANCED, BLOCK_OUTPUT, CONTROLLED, RAW_OUTPUT, Settings
+from .settings import BALANCED, BLOCK_OUTPUT, CONTROLLED, DENOISED_LATENT, RAW_OUTPUT, Settings
 from .solver import LinearError, known_sampler, linear_map, noise_left, sampler_name
 from .streams import Key, Stream, forecast_rows, stream_keys
 
 KEY = "spectrum"
-STRAIGHT = Forecaster(degree=1, window=2, ridge=0.0)
-"""The straight line through the latest two features: what fresh noise at every step leaves of a trend."""
+DAMPED = Forecaster(degree=0, window=2, ridge=0.0, blend=0.5)
+"""Half the straight line through the latest two, half their mean: what fresh noise at every step leaves of a trend."""
 
 LATEST = Forecaster(degree=1, window=1, ridge=0.0)
 """Weight 1 on the newest feature: what the self-test puts in."""
@@ -52,6 +52,9 @@ TOLERANCE_HALF = 1e-2
 BEARABLE = 0.2
 """Estimated error so far from which on the rest of a run is computed, where no number of evaluations was asked for:
 with strong guidance and few steps, pictures break there, and computing mends most of it."""
+
+WHOLE = MODEL_OUTPUT, DENOISED
+"""Targets of which no part of the network runs."""
 
 FOREIGN = {"easycache": "EasyCache or LazyCache is on the same MODEL; remove one of the two"}
 """transformer_options of other accelerators -> why Spectrum stands down."""
@@ -165,12 +168,13 @@ class Run:
         context = get_executing_context()
         name = sampler_name(sampler)
         self._flow = flow = isinstance(sampling, comfy.model_sampling.CONST)
-        known = known_sampler(name, sampler, flow)
+        known = known_sampler(name, sampler)
         self._sampler = known or Sampler()
         self._observer = Observer(self._sigmas) if known is None else None
         self._recognising = known is None
         self._steps = max(0, len(self._sigmas) - 1)
-        self._forecaster = STRAIGHT if self._sampler.speedup < math.inf else self._settings.forecaster()
+        self._noisy = self._sampler.speedup < math.inf
+        self._forecaster = DAMPED if self._noisy else self._settings.forecaster()
         self._guider = guider
         self._correction = self._corrector(sampler, sampling) if known and self._settings.correct else None
         self._schedule = self._settings.scheduled(
@@ -181,13 +185,13 @@ class Run:
             total=self._total(),
             model=type(raw_network(patcher.model)).__name__,
             sampler=name,
-            target=self._settings.target,
+            target=DENOISED_LATENT if self._noisy else self._settings.target,
             settings=self._settings.to_dict(),
             node=context.node_id if context else "",
             prompt=context.prompt_id if context else "",
         )
-        if self._settings.schedule == CONTROLLED and self._correction is None:
-            self.trace.note("errors are not seen with this sampler: tolerance is not used")
+        if self._settings.schedule == CONTROLLED and (self._noisy or self._correction is None):
+            self.trace.note("tolerance is not used with this sampler")
         if attachment.calibration is not None:
             self._follow(attachment.calibration)
         self._state = State()
@@ -214,11 +218,12 @@ class Run:
 
     def _corrector(self, sampler: Any, sampling: Any) -> Correction | None:
         """What corrects this run's gaps; None if its sampler is no fixed linear combination of outputs."""
-        if self._sampler.obstacle or self._sampler.speedup < math.inf:
+        if self._sampler.obstacle:
             return None
+        output = _itself if self._noisy else _derivative
         try:
             coefficients, levels = linear_map(
-                sampler, sampling, torch.tensor(self._sigmas), self._sampler.stages, _derivative
+                sampler, sampling, torch.tensor(self._sigmas), self._sampler.stages, output
             )
         except LinearError:
             return None
@@ -226,7 +231,9 @@ class Run:
 
         def response(evaluation: int) -> float:
             sigma = levels[evaluation]
-            return (1 - gain(sigma, scales[evaluation], self._guidance())) / sigma if sigma else 0.0
+            if self._noisy or not sigma:
+                return 0.0
+            return (1 - gain(sigma, scales[evaluation], self._guidance())) / sigma
 
         return Correction(
             coefficients[:, 1:].double().numpy(),
@@ -234,6 +241,7 @@ class Run:
             response,
             lambda known, step: self._forecaster.weights(known, step, self._steps),
             self._settings.window,
+            order=1 if self._noisy else ORDER,
         )
 
     def _guidance(self) -> float:
@@ -394,7 +402,8 @@ class Run:
         if self._correction is None or not self._accelerating or index >= self.trace.total:
             return denoised
         sigma = timestep.reshape(-1, *[1] * (x.ndim - 1)).to(x)
-        output = (x - denoised).float() / sigma
+        # A copy, as samplers may go on in place.
+        output = denoised.to(torch.float32, copy=True) if self._noisy else (x - denoised).float() / sigma
         if evaluation.forecast:
             change = self._correction.forecast(index, output)
         else:
@@ -402,7 +411,7 @@ class Run:
             evaluation.drift = self._correction.drift()
         if change is None:
             return denoised
-        told = denoised - (sigma * change).to(denoised.dtype)
+        told = denoised + (change if self._noisy else -sigma * change).to(denoised.dtype)
         if self._sigmas[min(evaluation.step + 1, self._steps)] > 0:
             self._shown = (told, denoised)
         return told
@@ -583,7 +592,7 @@ class Run:
         if streams:
             try:
                 # The model's output may live on as the sampler's own; only what enters a head can be reused.
-                room = None if bypass.architecture is MODEL_OUTPUT else self._rooms.setdefault(id(bypass), {})
+                room = None if bypass.architecture in WHOLE else self._rooms.setdefault(id(bypass), {})
                 features = forecast_rows(streams, self._forecaster, evaluation.step, self._steps, room)
                 return bypass.replay(headless, features)
             except Exception as error:
@@ -684,14 +693,20 @@ class Run:
         """How to call a base model; decided at its first call."""
         bypass = self._bypasses.get(id(base_model))
         if bypass is None:
-            row = find(type(raw_network(base_model))) if self._settings.target == BLOCK_OUTPUT else MODEL_OUTPUT
+            row = self._row(base_model)
             bypass = Discovery(base_model, self.trace.note) if row is None else Bypass(base_model, row)
             self._bypasses[id(base_model)] = bypass
         return bypass
 
+    def _row(self, base_model: torch.nn.Module) -> Architecture | None:
+        """The architecture that a base model is called by; None if it is to be discovered."""
+        if self._noisy:  # of a denoised latent, fresh noise changes little; the network's output has all of it
+            return DENOISED
+        return find(type(raw_network(base_model))) if self._settings.target == BLOCK_OUTPUT else MODEL_OUTPUT
+
     def _retarget(self, base_model: torch.nn.Module, problem: str) -> None:
         """The architecture's row does not hold for this model: forecast its raw output, or nothing if that failed."""
-        if self._bypasses[id(base_model)].architecture is MODEL_OUTPUT:
+        if self._bypasses[id(base_model)].architecture in WHOLE:
             self._stand_down(problem)
             return
         self.trace.note(f"self-test: {problem}; the model output is forecast instead")
@@ -705,6 +720,11 @@ def raw_network(base_model: torch.nn.Module) -> torch.nn.Module:
     """The diffusion model of a base model, as it was before torch.compile."""
     network = base_model.diffusion_model
     return getattr(network, "_orig_mod", network)
+
+
+def _itself(sigma: torch.Tensor, output: torch.Tensor, latent: torch.Tensor) -> torch.Tensor:
+    """The denoised latent by itself: what fresh noise at every step leaves smooth."""
+    return output
 
 
 def _derivative(sigma: torch.Tensor, output: torch.Tensor, latent: torch.Tensor) -> torch.Tensor:

@@ -11,13 +11,14 @@ from ..spectrum_core.schedule import (
     FixedInterval,
     GrowingInterval,
     Schedule,
-    alternating,
     balanced,
     budget,
     controlled,
 )
 
 TARGETS = BLOCK_OUTPUT, RAW_OUTPUT = "block output", "model output"
+DENOISED_LATENT = "denoised latent"
+"""The target of samplers that add noise, whatever was chosen."""
 SCHEDULES = BALANCED, GROWING, CONTROLLED = "balanced", "growing interval", "error control"
 NODE = "Spectrum Accelerate"
 
@@ -148,7 +149,7 @@ SETTINGS: tuple[Setting, ...] = (
         "block output",
         "What is forecast. 'block output': the last hidden feature, and the model's own head runs on every evaluation "
         "(the paper's). 'model output': the network's raw output; holds far less memory (one latent an entry) and "
-        "works on every model.",
+        "works on every model. With samplers that add noise (ancestral, SDE) it is always the denoised latent.",
         options=TARGETS,
         advanced=True,
     ),
@@ -293,14 +294,17 @@ class Settings:
 
         Args:
             times: see `balanced`.
-            most: the highest speed-up that the sampler bears; where that is limited, `alternating` is the schedule.
+            most: the highest speed-up that the sampler bears; where that is limited, the schedule is as `balanced`
+                with a long warm-up.
             stages: evaluations of a step.
             measured: whether errors are seen during the run; without, error control is as `balanced`.
         """
         total = max(0, len(times) - 1)
         count = budget(total, self.speedup, max(1, self.evaluations // stages) if self.evaluations else 0)
         if most < math.inf:
-            return alternating(total, min(total / max(1, count), most), self.warmup, self.tail)
+            count = max(count, min(total, math.ceil(total / most)))
+            # Fresh noise decides early which picture it becomes: the warm-up is as long as may be.
+            return balanced(times, count, max(self.warmup, count // 3), self.tail)
         if self.schedule == CONTROLLED and measured and total > LEAST:
             return controlled(times, self.tolerance, count, self.warmup, self.tail)
         if self.schedule in (BALANCED, CONTROLLED):

@@ -5,14 +5,13 @@ The latter is found by running the sampler itself, on coefficients instead of la
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 
 from ..spectrum_core.calibration import MOST_EVALUATIONS
-from .samplers import CHURNED, SAMPLERS, STOCHASTIC, Sampler
+from .samplers import CHURNED, SAMPLERS, Sampler
 
 Denoise = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """(sigma, output, latent) -> denoised latent; linear in output and latent."""
@@ -29,14 +28,11 @@ def sampler_name(sampler: Any) -> str:
     return name.removeprefix("sample_").removesuffix("_function")
 
 
-def known_sampler(name: str, sampler: Any, flow: bool) -> Sampler | None:
-    """How a sampler object calls a model, which is a flow or not; None if no table knows it."""
+def known_sampler(name: str, sampler: Any) -> Sampler | None:
+    """How a sampler object calls a model; None if no table knows it."""
     if getattr(sampler, "extra_options", {}).get("s_churn", 0) > 0:
         return CHURNED
-    known = SAMPLERS.get(name)
-    if known is not None and known.speedup < math.inf and not flow:
-        return replace(known, obstacle=STOCHASTIC)
-    return known
+    return SAMPLERS.get(name)
 
 
 def noise_left(sigmas: Sequence[float], flow: bool) -> list[float]:
@@ -68,6 +64,8 @@ def linear_map(
     sampler: Any, sampling: Any, sigmas: torch.Tensor, stages: int, denoise: Denoise | None = None
 ) -> tuple[torch.Tensor, tuple[float, ...]]:
     """How a sampler combines outputs: the sampler itself, run on coefficients over {latent at first, g_0, g_1, ...}.
+
+    What a sampler adds as noise is none of it: it is the same whatever the outputs are.
 
     Args:
         sampler: ComfyUI's sampler object.
@@ -105,6 +103,8 @@ def linear_map(
 
     start = torch.zeros(1, 1 + count, 1, 1)
     start[:, 0] = 1.0
+    known = SAMPLERS.get(name)
+    silent = {"noise_sampler": lambda *_: torch.zeros_like(start)} if known and known.speedup < math.inf else {}
     try:
         with torch.no_grad():
             end = sampler.sampler_function(
@@ -114,7 +114,7 @@ def linear_map(
                 extra_args={"model_options": {"transformer_options": {}}, "seed": 0},
                 callback=None,
                 disable=True,
-                **sampler.extra_options,
+                **sampler.extra_options | silent,
             )
     except LinearError:
         raise
@@ -122,7 +122,10 @@ def linear_map(
         raise LinearError(f"the sampler {name} needs more than outputs ({type(error).__name__}: {error})") from None
     if len(seen) != count:
         raise LinearError(f"the sampler {name} calls the model {len(seen)} times, not {count}")
-    return torch.cat([*seen, end.detach()]).reshape(count + 1, count + 1), tuple(levels)
+    found = torch.cat([*seen, end.detach()])
+    if not found.isfinite().all():
+        raise LinearError(f"the sampler {name} has no finite coefficients with this model")
+    return found.reshape(count + 1, count + 1), tuple(levels)
 
 
 def _as_samplers_see_it(model: Callable[..., torch.Tensor], sampling: Any, sigmas: torch.Tensor) -> Any:

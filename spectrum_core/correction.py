@@ -16,6 +16,9 @@ beyond the path, the next forecasts overshoot, and the next computed output lies
 of the innovations tell, as in adaptive filters (Mehra, "On the identification of variances and adaptive Kalman
 filtering", IEEE Transactions on Automatic Control 15, 1970): as long as they alternate, more is subtracted.
 
+Samplers that add noise take linear combinations too, but the derivative is rough then: it has all of the noise. There d
+is the denoised latent itself, of which fresh noise changes little, and gaps are interpolated by straight lines.
+
 Nothing here waits for the device.
 """
 
@@ -34,8 +37,14 @@ Weights = Callable[[Sequence[int], int], Array]
 """(positions of the history, oldest first; position to forecast) -> one weight per history entry."""
 
 ORDER = 2
-INTERPOLATION = Forecaster(degree=ORDER, window=ORDER + 1, ridge=0.0)
-"""The polynomial through the computed points nearest to a gap."""
+
+
+def between(order: int) -> Forecaster:
+    """The polynomial through the computed points nearest to a gap."""
+    return Forecaster(degree=order, window=order + 1, ridge=0.0)
+
+
+INTERPOLATION = between(ORDER)
 
 SPREAD = 0.1
 """Standard deviation of the data in `gain`. Latents have about 1, but errors mostly take directions in which data
@@ -96,13 +105,21 @@ class Correction:
         response: evaluation -> change of an output with its latent, (1 - kappa) / sigma, as it is now.
         weights: of the run's forecasts; positions are steps.
         held: how many computed steps a forecast uses at most.
+        order: of the polynomials that gaps are interpolated by.
     """
 
     def __init__(
-        self, map: Array, stages: int, response: Callable[[int], float], weights: Weights, held: int = ORDER + 1
+        self,
+        map: Array,
+        stages: int,
+        response: Callable[[int], float],
+        weights: Weights,
+        held: int = ORDER + 1,
+        order: int = ORDER,
     ) -> None:
         self._map, self._stages, self._response = map, stages, response
-        self._weights, self._held = weights, max(held, ORDER + 1)
+        self._weights, self._held = weights, max(held, order + 1)
+        self._order, self._between = order, between(order)
         self._reach = _reach(map, stages)
         self._known: dict[int, list[torch.Tensor]] = {}  # computed step -> what its outputs would have been, by stage
         self._shifts: dict[int, list[torch.Tensor | None]] = {}  # ... and by how much that differs from what they were
@@ -184,7 +201,7 @@ class Correction:
     def _gap(self, first: int) -> list[int]:
         """The evaluations before `first` that computed points now lie on both sides of, and did not for so long: all
         that were forecast since the last but one computed step."""
-        steps = sorted(self._known)[-ORDER:]
+        steps = sorted(self._known)[-self._order :]
         return [
             e
             for e in self._recent
@@ -197,8 +214,8 @@ class Correction:
         """Believe the interpolation from now on. What that changes of the latent after this step."""
         first, count = step * self._stages, len(outputs)
         gap = [e for e in gap if e % self._stages < count]  # the last step may lack stages
-        points = [*sorted(self._known)[-ORDER:], step]
-        weights = {e: INTERPOLATION.weights(points, e // self._stages, self._map.shape[1]) for e in gap}
+        points = [*sorted(self._known)[-self._order :], step]
+        weights = {e: self._between.weights(points, e // self._stages, self._map.shape[1]) for e in gap}
         # Latents were off by delta_e = sum_j M_ej (believed_j before - now), which holds the outputs to be found.
         response = [self._response(first + row) for row in range(count)]
         off: list[torch.Tensor] = []
@@ -279,7 +296,7 @@ class Correction:
         while len(self._known) > self._held:
             oldest = min(self._known)
             del self._known[oldest], self._shifts[oldest]
-        kept = min(sorted(self._known)[-ORDER:][0], step - self._reach) * self._stages
+        kept = min(sorted(self._known)[-self._order :][0], step - self._reach) * self._stages
         self._recent = {e: entry for e, entry in self._recent.items() if e >= kept}
         owed: list[tuple[float, torch.Tensor]] = []
         for stage, value in enumerate(found):

@@ -336,23 +336,6 @@ def measure(times: Sequence[float], first: int, end: int) -> NDArray[np.float64]
     return np.sum([share * part for share, part in parts], axis=0) / sum(share for share, _ in parts)
 
 
-def alternating(total: int, speedup: float, warmup: int, tail: int) -> Plan:
-    """A plan that never forecasts twice in a row, for paths that fresh noise makes rough at every step.
-
-    Every second evaluation after the warm-up is forecast, until 1 - 1 / `speedup` of them are: early ones rather than
-    late ones, which decide fine detail.
-
-    Args:
-        total: evaluations of the run.
-        speedup: evaluations of the run for each computed one, at most 2.
-        warmup: evaluations computed first.
-        tail: evaluations computed last.
-    """
-    most = total - min(total, max(LEAST, math.ceil(total / speedup)))
-    forecast = range(max(1, warmup), total - max(1, tail), 2)[:most]
-    return Plan(warmup, tail, tuple(i for i in range(total) if i not in forecast))
-
-
 def controlled(times: Sequence[float], tolerance: float, most: int, warmup: int, tail: int) -> ErrorControl:
     """Error control for a run.
 

@@ -14,16 +14,19 @@ import pytest
 import torch
 from sampling import accelerated, distance, kinds, runs
 from spectrum_accelerate.nodes import solver
-from spectrum_accelerate.nodes.run import STRAIGHT, _derivative
+from spectrum_accelerate.nodes.run import DAMPED, _derivative, _itself
 from spectrum_accelerate.nodes.samplers import SAMPLERS
 from spectrum_accelerate.nodes.settings import BALANCED
 from spectrum_accelerate.spectrum_core import correction as correction_module
-from spectrum_accelerate.spectrum_core.correction import MOST, SPREAD, Correction, _solved, gain
+from spectrum_accelerate.spectrum_core.correction import MOST, ORDER, SPREAD, Correction, _solved, gain
+from spectrum_accelerate.spectrum_core.forecast import Forecaster
 from test_calibration import DETERMINISTIC, SAMPLINGS, sampler_object
 
 from demo import inprocess
 
+STRAIGHT = Forecaster(degree=1, window=2, ridge=0.0)
 STEPS = 12
+NOISY = [name for name, row in SAMPLERS.items() if row.speedup < math.inf]
 COMPUTED = (0, 1, 2, 5, 8, 10, 11)  # two points before the first gap: a parabola needs three
 
 EXACT = 2e-6
@@ -33,14 +36,16 @@ the map of these never comes to rest: what a coefficient still changes by after 
 
 class Toy:
     """A real sampler on a network whose outputs are a parabola in the step number along the full run, q_e, and answer
-    to the latent: d_e = q_e + response_e (x_e - x_e of the full run)."""
+    to the latent: d_e = q_e + response_e (x_e - x_e of the full run). Of samplers that add noise, outputs are denoised
+    latents, and straight lines."""
 
     def __init__(self, name="euler", kind="flow", answers=False, steps=STEPS, path=None):
         self.sampler, self.sampling, self.stages = sampler_object(name), SAMPLINGS[kind], SAMPLERS[name].stages
-        self.steps = steps
+        self.steps, self.noisy = steps, SAMPLERS[name].speedup < math.inf
+        self.forecaster = DAMPED if self.noisy else STRAIGHT
         self.sigmas = comfy.samplers.calculate_sigmas(self.sampling, "simple", steps).float()
         coefficients, self.levels = solver.linear_map(
-            self.sampler, self.sampling, self.sigmas, self.stages, _derivative
+            self.sampler, self.sampling, self.sigmas, self.stages, _itself if self.noisy else _derivative
         )
         self.map = coefficients[:, 1:].double().numpy()
         scales = [1 - level if kind == "flow" else 1.0 for level in self.levels]
@@ -52,7 +57,9 @@ class Toy:
         parts = torch.randn(self.stages, 3, *self.start.shape, generator=generator)
         positions = [divmod(e, self.stages) for e in range(len(self.levels))]
         self.path = path or [
-            2 * parts[stage, 0] + parts[stage, 1] * step / steps + parts[stage, 2] * (step / steps) ** 2
+            2 * parts[stage, 0]
+            + parts[stage, 1] * step / steps
+            + parts[stage, 2] * (step / steps) ** 2 * (not self.noisy)
             for step, stage in positions
         ]
         self.full = self.sampled(lambda e, x: self.path[e])
@@ -64,13 +71,14 @@ class Toy:
 
         def model(x, sigma, **_):
             seen.append(x.clone())
-            return x - sigma.reshape(-1, 1, 1, 1) * told(len(seen) - 1, x)
+            output = told(len(seen) - 1, x)
+            return output if self.noisy else x - sigma.reshape(-1, 1, 1, 1) * output
 
         end = self.sampler.sampler_function(
             solver._as_samplers_see_it(model, self.sampling, self.sigmas),
             self.start.clone(),
             self.sigmas.clone(),
-            extra_args={},
+            extra_args={"seed": 3},
             callback=None,
             disable=True,
             **self.sampler.extra_options,
@@ -78,11 +86,11 @@ class Toy:
         return [*seen, end]
 
     def weights(self, known, step):
-        return STRAIGHT.weights(known, step, self.steps)
+        return self.forecaster.weights(known, step, self.steps)
 
     def correction(self, response=None):
         answers = self.response if response is None else response
-        return Correction(self.map, self.stages, answers.__getitem__, self.weights)
+        return Correction(self.map, self.stages, answers.__getitem__, self.weights, order=1 if self.noisy else ORDER)
 
     def line(self, outputs, evaluation, computed):
         """The forecast of an output: a straight line, so that it is wrong."""
@@ -135,6 +143,27 @@ def test_every_step_begins_as_if_the_sampler_had_always_been_told_what_is_known_
     # The gaps are what it is said of, and mattered.
     assert off(toy.accelerated()[toy.starts[8]], toy.full[toy.starts[8]]) > 1e-3
     assert off(got[toy.starts[5]], toy.full[toy.starts[5]]) > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["flow", "noise"])
+@pytest.mark.parametrize("name", [n for n in NOISY if not n.endswith(("_gpu", "_RF"))])
+def test_a_sampler_that_adds_noise_ends_as_if_it_had_been_told_the_denoised_latents(name, kind):
+    """The noise is the same in both runs, whatever the sampler is told."""
+    toy = Toy(name, kind)
+    got, plain = toy.accelerated(toy.correction(toy.answer)), toy.accelerated()
+    for computed in (5, 8, 11):
+        latest = toy.starts[computed + 1]
+        assert (
+            off(got[latest], toy.full[latest]) < 5 * EXACT < 1e-4 < off(plain[toy.starts[5]], toy.full[toy.starts[5]])
+        )
+
+
+def test_a_sampler_whose_coefficients_are_not_finite_is_not_corrected():
+    """This one is of flows; ComfyUI calls it for no other model."""
+    sampling = SAMPLINGS["noise"]
+    sigmas = comfy.samplers.calculate_sigmas(sampling, "simple", STEPS).float()
+    with pytest.raises(solver.LinearError, match="no finite coefficients"):
+        solver.linear_map(sampler_object("euler_ancestral_RF"), sampling, sigmas, 1, _itself)
 
 
 @pytest.mark.parametrize("kind", ["flow", "noise"])
@@ -372,10 +401,28 @@ def test_where_forecasts_cannot_follow_the_rest_is_computed(model):
     assert 8 < trace.computed < 20 and near < 0.5 * far, (near, far)
 
 
-def test_a_sampler_with_noise_ignores_it(model):
-    corrected, plain = both(model)
-    assert torch.equal(*(sample(m, "euler_ancestral") for m in (corrected, plain)))
-    assert runs(corrected)[0].forecast == runs(plain)[0].forecast > 0
+@pytest.mark.parametrize("name", ["er_sde", "euler_ancestral", "dpmpp_sde"])
+@pytest.mark.parametrize("load", [inprocess.embedded_model, inprocess.unet_model], ids=["flow", "noise"])
+def test_samplers_that_add_noise_come_nearer_than_with_fewer_steps(name, load):
+    """By the geometric mean, as above; the most that such a sampler bears is forecast, whatever is asked for."""
+    row, plain = SAMPLERS[name], load()
+    full = sample(plain, name, pictures=6)
+    fast = accelerated(plain, schedule=BALANCED, speedup=4.0)
+    near = sample(fast, name, pictures=6)
+    (trace,) = runs(fast)
+    steps = math.ceil(trace.computed / row.stages)
+    assert trace.forecast > 0 and steps == math.ceil(20 / row.speedup) and trace.error is not None
+    fewer = sample(plain, name, steps=steps, pictures=6)
+    ratios = [distance(a, c) / distance(b, c) for a, b, c in zip(near, fewer, full, strict=True)]
+    assert math.prod(ratios) ** (1 / len(ratios)) < 0.7, ratios
+
+
+def test_correction_of_a_sampler_that_adds_noise_helps():
+    model = inprocess.unet_model()
+    full = sample(model, "er_sde", pictures=6)
+    near, far = (sample(m, "er_sde", pictures=6) for m in both(model, speedup=2.0))
+    ratios = [distance(a, c) / distance(b, c) for a, b, c in zip(near, far, full, strict=True)]
+    assert math.prod(ratios) ** (1 / len(ratios)) < 0.85, ratios
 
 
 class Changing(comfy.samplers.CFGGuider):

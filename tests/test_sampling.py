@@ -6,10 +6,11 @@ import comfy.model_patcher
 import comfy.samplers
 import pytest
 import torch
-from comfy.model_sampling import CONST
 from comfy_extras import nodes_custom_sampler as custom
 from sampling import accelerated, counted, distance, kinds, runs
-from spectrum_accelerate.nodes.samplers import SAMPLERS, STOCHASTIC
+from spectrum_accelerate.nodes.samplers import SAMPLERS
+from spectrum_accelerate.nodes.settings import DENOISED_LATENT
+from spectrum_accelerate.spectrum_core.schedule import least
 from zoo import MODELS
 
 import nodes
@@ -247,9 +248,8 @@ def test_every_sampler_is_accelerated_or_says_why_not(name, on, scheduler, compa
     (trace,) = runs(fast)
     assert trace.sampler in SAMPLERS, "ComfyUI has a new sampler: classify it"
     row, error = SAMPLERS[trace.sampler], distance(result, plain)
-    noisy = row.speedup < math.inf and not isinstance(model.get_model_object("model_sampling"), CONST)
-    if row.obstacle or noisy:
-        assert error == 0 and name in trace.summary() and (STOCHASTIC if noisy else row.obstacle) in trace.summary()
+    if row.obstacle:
+        assert error == 0 and name in trace.summary() and row.obstacle in trace.summary()
         compatibility("sampler", name, [trace], error, column=f"{on}, {scheduler}")
         return
     assert not trace.not_accelerated and len(trace.evaluations) == trace.total and not trace.notes
@@ -257,7 +257,8 @@ def test_every_sampler_is_accelerated_or_says_why_not(name, on, scheduler, compa
     steps = kinds(trace)[:: row.stages]
     assert kinds(trace) == "".join(kind * row.stages for kind in steps)[: trace.total], "a step goes as a whole"
     if row.speedup < math.inf:
-        assert "ff" not in steps and steps.count("c") == max(8, math.ceil(12 / row.speedup))
+        assert trace.target == DENOISED_LATENT
+        assert steps.startswith("cc") and steps.count("c") == max(least(12), math.ceil(12 / row.speedup))
     else:
         assert steps == SCHEDULE
     assert 0 < error < 0.5
@@ -326,12 +327,6 @@ def test_too_few_steps(model, fast, compatibility):
         "use more steps or lower them"
     )
     compatibility("feature", "4 steps", runs(fast), 0.0)
-
-
-def test_a_warm_up_that_leaves_nothing_is_named_with_a_stochastic_sampler_too(model):
-    fast = accelerated(model, warmup=12)
-    assert torch.equal(ksampler(fast, sampler="er_sde"), ksampler(model, sampler="er_sde"))
-    assert "too few steps: 12, of which warmup = 12 and tail = 1 are computed" in runs(fast)[0].summary()
 
 
 def test_a_conditioning_that_begins_late_costs_one_evaluation_or_two(model, fast, monkeypatch):

@@ -18,7 +18,6 @@ from spectrum_accelerate.spectrum_core.schedule import (
     GrowingInterval,
     Plan,
     State,
-    alternating,
     balanced,
     budget,
     controlled,
@@ -281,20 +280,6 @@ def test_the_measure_goes_by_steps_and_noise_and_faster_at_both_ends():
 def test_what_else_is_computed_leaves_a_plan_as_it_is(computed, forced):
     plan = Plan(1, 0, tuple(sorted(computed | {0})))
     assert simulate(plan, 60, forced) == sorted(computed | {0} | forced)
-
-
-@quick
-@given(totals, st.floats(1, 2), warmups, st.integers(0, 10))
-def test_alternating_never_forecasts_twice_in_a_row(total, speedup, warmup, tail):
-    computed = alternating(total, speedup, warmup, tail).plan(total)
-    assert all(b - a <= 2 for a, b in pairwise(computed))
-    assert len(computed) >= total / speedup and {0, total - 1} <= set(computed)
-    assert {*range(min(total, warmup)), *range(max(0, total - tail), total)} <= set(computed)
-
-
-def test_twelve_alternating_evaluations():
-    assert alternating(12, 1.25, 3, 1).plan(12) == [0, 1, 2, 4, 6, 7, 8, 9, 10, 11]
-    assert alternating(12, 2, 3, 1).plan(12) == [0, 1, 2, 4, 6, 8, 10, 11]
 
 
 # --------------------------------------------------------------------------------------------- error control
