@@ -138,7 +138,7 @@ class Recording:
         known = known_sampler(self._name, sampler)
         if known is None:
             raise LinearError(f"the sampler {self._name} is not known")
-        if known.obstacle or known.speedup < math.inf:
+        if known.obstacle or known.noisy:
             why = known.obstacle or "adds fresh noise, which no plan can foresee"
             raise LinearError(f"the sampler {self._name} {why}")
         self._sigmas = sigmas.detach().float().cpu()

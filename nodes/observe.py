@@ -2,7 +2,7 @@
 
 A sampler of another pack can be forecast if its evaluations are steps along one smooth path: each step begins at its
 own noise level, has the same number of evaluations, and leads where the outputs so far lead. Fresh noise leads
-elsewhere. When in doubt, everything is computed.
+elsewhere, and then little is forecast. When in doubt, everything is computed.
 """
 
 import math
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 
 from ..spectrum_core.readback import Readback
-from .samplers import STOCHASTIC, Sampler
+from .samplers import UNGUIDED, UNKNOWN, Sampler
 
 STEPS = 4
 """Steps that are watched before anything is forecast; also how far back a multistep method may look."""
@@ -82,9 +82,18 @@ class Observer:
         self._calls: list[tuple[torch.Tensor, torch.Tensor]] = []  # latent and output of the latest evaluations
         self._noise: list[Readback] = []
         self._stages: int | None = None
+        self._unguided = False
 
-    def see(self, sigma: Readback, latent: torch.Tensor, output: torch.Tensor) -> None:
-        """One evaluation: its noise level, a copy of the latent that it was given, and what the sampler gets."""
+    def see(self, sigma: Readback, latent: torch.Tensor, output: torch.Tensor, unguided: bool = False) -> None:
+        """One evaluation.
+
+        Args:
+            sigma: its noise level.
+            latent: a copy of the latent that it was given.
+            output: what the sampler gets.
+            unguided: whether the sampler gets the unguided output besides.
+        """
+        self._unguided |= unguided
         if self._stages is None:
             self._sigmas.append(sigma)
         self._calls.append((latent, output.detach().clone()))  # a sampler may go on in place
@@ -106,7 +115,9 @@ class Observer:
         shares = [(noise, noise.poll()) for noise in self._noise]
         self._noise = [noise for noise, share in shares if share is None]
         noisy = any(share is not None and not share < NOISE_TOLERANCE for _, share in shares)
-        return Sampler(self._stages, obstacle=STOCHASTIC if noisy else "")
+        if noisy and self._unguided:  # what the output does not explain may be either
+            return Sampler(self._stages, obstacle=UNGUIDED)
+        return Sampler(self._stages, UNKNOWN if noisy else math.inf)
 
     def _unexplained(self, step: int, count: int) -> Readback:
         """See `unexplained`; `step` counts from the oldest one that is held."""

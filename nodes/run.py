@@ -22,7 +22,7 @@ from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from comfy_execution.utils import get_executing_context
 
 from ..spectrum_core.calibration import Calibration, cheapest, improved
-from ..spectrum_core.correction import ORDER, Correction, gain
+from ..spectrum_core.correction import Correction
 from ..spectrum_core.forecast import Forecaster
 from ..spectrum_core.readback import Readback, Stopwatch
 from ..spectrum_core.schedule import FEWEST, LEAST, ErrorControl, Plan, State, balanced
@@ -32,16 +32,14 @@ from .bypass import Bypass, Features, TapError
 from .control import Deferred, Later, active_controls
 from .discovery import Discovery
 from .observe import Observer, on_level
+from .path import Path, path_of
 from .progress import show
 from .samplers import Sampler
 from .settings import BALANCED, BLOCK_OUTPUT, CONTROLLED, DENOISED_LATENT, RAW_OUTPUT, Settings
-from .solver import LinearError, known_sampler, linear_map, noise_left, sampler_name
+from .solver import known_sampler, noise_left, sampler_name
 from .streams import Key, Stream, forecast_rows, stream_keys
 
 KEY = "spectrum"
-DAMPED = Forecaster(degree=0, window=2, ridge=0.0, blend=0.5)
-"""Half the straight line through the latest two, half their mean: what fresh noise at every step leaves of a trend."""
-
 LATEST = Forecaster(degree=1, window=1, ridge=0.0)
 """Weight 1 on the newest feature: what the self-test puts in."""
 
@@ -59,6 +57,9 @@ WHOLE = MODEL_OUTPUT, DENOISED
 FOREIGN = {"easycache": "EasyCache or LazyCache is on the same MODEL; remove one of the two"}
 """transformer_options of other accelerators -> why Spectrum stands down."""
 
+
+GUIDED = "sampler_post_cfg_function"
+"""model_options of functions that see the outputs which guidance joins; a sampler adds one to go by the unguided."""
 
 ARGUMENTS = ("noise", "latent_image", "sampler", "sigmas", "denoise_mask", "callback", "disable_pbar", "seed")
 """Of ComfyUI's outer_sample, in order."""
@@ -167,31 +168,26 @@ class Run:
         self._end_sigma = float(sampling.percent_to_sigma(end)) if end < 1 else 0.0
         context = get_executing_context()
         name = sampler_name(sampler)
-        self._flow = flow = isinstance(sampling, comfy.model_sampling.CONST)
-        known = known_sampler(name, sampler)
-        self._sampler = known or Sampler()
-        self._observer = Observer(self._sigmas) if known is None else None
-        self._recognising = known is None
+        self._flow = isinstance(sampling, comfy.model_sampling.CONST)
         self._steps = max(0, len(self._sigmas) - 1)
-        self._noisy = self._sampler.speedup < math.inf
-        self._forecaster = DAMPED if self._noisy else self._settings.forecaster()
         self._guider = guider
-        self._correction = self._corrector(sampler, sampling) if known and self._settings.correct else None
-        self._schedule = self._settings.scheduled(
-            noise_left(self._sigmas, flow), self._sampler.speedup, self._sampler.stages, self._correction is not None
-        )
         self._shown: tuple[torch.Tensor, torch.Tensor] | None = None
         self.trace = Trace(
-            total=self._total(),
             model=type(raw_network(patcher.model)).__name__,
             sampler=name,
-            target=DENOISED_LATENT if self._noisy else self._settings.target,
             settings=self._settings.to_dict(),
             node=context.node_id if context else "",
             prompt=context.prompt_id if context else "",
         )
-        if self._settings.schedule == CONTROLLED and (self._noisy or self._correction is None):
-            self.trace.note("tolerance is not used with this sampler")
+        known = known_sampler(name, sampler)
+        self._observer = Observer(self._sigmas) if known is None else None
+        self._recognising = known is None
+        row = known or Sampler()
+        way, correction = path_of(self._settings, row.noisy), None
+        if known and not known.obstacle and self._settings.correct:
+            levels = torch.tensor(self._sigmas)
+            correction = way.correction(sampler, sampling, levels, known.stages, self._guidance)
+        self._go_by(row, way, correction)
         if attachment.calibration is not None:
             self._follow(attachment.calibration)
         self._state = State()
@@ -199,7 +195,6 @@ class Run:
         self._guarded = self._settings.schedule == BALANCED and not self._settings.evaluations
         self._computed_last = -1
         self._accelerating = True
-        self._capacity = 0
         self._evaluation: _Evaluation | None = None
         self._finished: list[_Evaluation] = []
         self._bypasses: dict[int, Bypass] = {}
@@ -211,38 +206,17 @@ class Run:
 
     # ------------------------------------------------------------------------------------------------ life
 
-    def _total(self) -> int:
-        """Evaluations of the run: a step down to noise level 0 has only one."""
-        ends_at_zero = self._steps > 0 and self._sigmas[-1] == 0
-        return self._steps * self._sampler.stages - (self._sampler.stages - 1) * ends_at_zero
-
-    def _corrector(self, sampler: Any, sampling: Any) -> Correction | None:
-        """What corrects this run's gaps; None if its sampler is no fixed linear combination of outputs."""
-        if self._sampler.obstacle:
-            return None
-        output = _itself if self._noisy else _derivative
-        try:
-            coefficients, levels = linear_map(
-                sampler, sampling, torch.tensor(self._sigmas), self._sampler.stages, output
-            )
-        except LinearError:
-            return None
-        scales = [float(sampling.noise_scaling(torch.tensor(s), torch.zeros(1), torch.ones(1))) for s in levels]
-
-        def response(evaluation: int) -> float:
-            sigma = levels[evaluation]
-            if self._noisy or not sigma:
-                return 0.0
-            return (1 - gain(sigma, scales[evaluation], self._guidance())) / sigma
-
-        return Correction(
-            coefficients[:, 1:].double().numpy(),
-            self._sampler.stages,
-            response,
-            lambda known, step: self._forecaster.weights(known, step, self._steps),
-            self._settings.window,
-            order=1 if self._noisy else ORDER,
+    def _go_by(self, sampler: Sampler, way: Path, correction: Correction | None = None) -> None:
+        """Forecast as a sampler bears it."""
+        self._sampler, self._path, self._correction = sampler, way, correction
+        self._schedule = self._settings.scheduled(
+            noise_left(self._sigmas, self._flow), sampler.speedup, sampler.stages, correction is not None
         )
+        ends_at_zero = self._steps > 0 and self._sigmas[-1] == 0  # a step down to noise level 0 has one evaluation
+        self.trace.total = self._steps * sampler.stages - (sampler.stages - 1) * ends_at_zero
+        self.trace.target = way.target
+        if self._settings.schedule == CONTROLLED and (sampler.noisy or correction is None):
+            self.trace.note("tolerance is not used with this sampler")
 
     def _guidance(self) -> float:
         """The scale of classifier-free guidance now, if the guider has one."""
@@ -251,11 +225,11 @@ class Run:
 
     def install(self, options: dict[str, Any]) -> None:
         """Put the run's wrappers into the guider's private options, unless it cannot be accelerated."""
-        reason = self._obstacle(options["transformer_options"])
+        foreign = next((reason for key, reason in FOREIGN.items() if key in options["transformer_options"]), None)
+        reason = foreign or self._obstacle()
         if reason is not None:
             self._stand_down(reason)
             return
-        self._capacity = min(self._settings.window, self._planned())
         for kind, wrapper in (
             (WrappersMP.PREDICT_NOISE, self._predict_noise),
             (WrappersMP.CALC_COND_BATCH, self._calc_cond_batch),
@@ -307,14 +281,14 @@ class Run:
             plan = self._cheapest(calibration, schedule, outside)
             reason = "no plan was found that keeps the tolerance" if plan is None else None
         elif isinstance(schedule, Plan):
-            plan = None if reason else improved(calibration, schedule, self._forecaster, outside, corrected)
+            plan = None if reason else improved(calibration, schedule, self._path.forecaster, outside, corrected)
         else:
             reason = reason or f"it needs the schedule {BALANCED!r} or {CONTROLLED!r}"
         if reason is not None:
             self.trace.note(f"the plan is not used: {reason}")
             return
         self._schedule = plan
-        error = calibration.predicted(outside.union(plan.computed), self._forecaster, corrected)
+        error = calibration.predicted(outside.union(plan.computed), self._path.forecaster, corrected)
         self.trace.note(f"planned, predicted error {error:.2%}")
 
     def _cheapest(self, calibration: Calibration, schedule: ErrorControl, outside: frozenset[int]) -> Plan | None:
@@ -323,13 +297,10 @@ class Run:
         start = partial(balanced, times, warmup=schedule.warmup, tail=schedule.tail)
         counts = range(FEWEST, min(schedule.most, self._steps - 1) + 1)
         sizes = [math.hypot(1 - s if self._flow else 1, s) for s in self._sigmas[:-1]]
-        return cheapest(calibration, start, counts, self._forecaster, sizes, schedule.tolerance, outside)
+        return cheapest(calibration, start, counts, self._path.forecaster, sizes, schedule.tolerance, outside)
 
-    def _obstacle(self, transformer_options: dict[str, Any]) -> str | None:
+    def _obstacle(self) -> str | None:
         """Why nothing of this run can be forecast, or None."""
-        for key, reason in FOREIGN.items():
-            if key in transformer_options:
-                return reason
         if self._sampler.obstacle:
             return f"the sampler {self.trace.sampler} {self._sampler.obstacle}"
         settings = self._settings
@@ -385,7 +356,9 @@ class Run:
         output = self._corrected(evaluation, x, timestep, output)
         self._end(evaluation)
         if self._observer is not None:
-            self._observer.see(evaluation.sigma, latent, output)
+            given = args[0] if args else kwargs.get("model_options", {})
+            own = [len(options.get(GUIDED, ())) for options in (given, self._guider.model_options)]
+            self._observer.see(evaluation.sigma, latent, output, unguided=own[0] > own[1])
             self._recognised(self._observer.verdict())
         return output
 
@@ -401,9 +374,7 @@ class Run:
         index = evaluation.record.position
         if self._correction is None or not self._accelerating or index >= self.trace.total:
             return denoised
-        sigma = timestep.reshape(-1, *[1] * (x.ndim - 1)).to(x)
-        # A copy, as samplers may go on in place.
-        output = denoised.to(torch.float32, copy=True) if self._noisy else (x - denoised).float() / sigma
+        output = self._path.output(timestep, denoised, x)
         if evaluation.forecast:
             change = self._correction.forecast(index, output)
         else:
@@ -411,7 +382,7 @@ class Run:
             evaluation.drift = self._correction.drift()
         if change is None:
             return denoised
-        told = denoised + (change if self._noisy else -sigma * change).to(denoised.dtype)
+        told = denoised + self._path.told(timestep, change, 0.0).to(denoised.dtype)
         if self._sigmas[min(evaluation.step + 1, self._steps)] > 0:
             self._shown = (told, denoised)
         return told
@@ -429,14 +400,26 @@ class Run:
         """What the unknown sampler has shown of how it calls the model."""
         if sampler is None:
             return
-        self._recognising = False
+        named = f"the sampler {self.trace.sampler}, which is not known,"
         if sampler.obstacle:
-            self._stand_down(f"the sampler {self.trace.sampler}, which is not known, {sampler.obstacle}")
-        else:
-            self._sampler = sampler
-            self.trace.total = self._total()
+            self._recognising = False
+            self._stand_down(f"{named} {sampler.obstacle}")
+        elif self._recognising or sampler.noisy:
+            self._recognising = False
+            self._forget()  # what was forecast while it had not added noise yet
+            self._bypasses.clear()
+            self._go_by(sampler, path_of(self._settings, sampler.noisy))
+            self._state, self._computed_last = State(), -1
             for evaluation in self._finished:
                 evaluation.step, evaluation.stage = divmod(evaluation.record.position, sampler.stages)
+                if not evaluation.forecast and evaluation.stage == 0:
+                    self._state = self._schedule.step(self._state, evaluation.step, forced=True)
+            if sampler.noisy:  # there is nothing more to find out
+                self._observer = None
+                self.trace.note(f"{named} adds noise: its denoised latents are forecast, at most {sampler.speedup:g}x")
+            reason = self._obstacle()
+            if reason is not None:
+                self._stand_down(reason)
 
     def _calc_cond_batch(
         self, executor: Any, model: Any, conds: list, x: torch.Tensor, timestep: torch.Tensor, options: dict
@@ -593,7 +576,7 @@ class Run:
             try:
                 # The model's output may live on as the sampler's own; only what enters a head can be reused.
                 room = None if bypass.architecture in WHOLE else self._rooms.setdefault(id(bypass), {})
-                features = forecast_rows(streams, self._forecaster, evaluation.step, self._steps, room)
+                features = forecast_rows(streams, self._path.forecaster, evaluation.step, self._steps, room)
                 return bypass.replay(headless, features)
             except Exception as error:
                 if isinstance(error, InterruptProcessingException):
@@ -638,7 +621,10 @@ class Run:
         """A computed call whose features go to their streams. A stream's first call is also the self-test."""
         bypass = self._bypass(base_model)
         position = evaluation.step
-        streams = [self._streams.setdefault(key, Stream(self._capacity)) for key in keys]
+        for key in keys:
+            if key not in self._streams:
+                self._streams[key] = Stream(min(self._path.forecaster.window, self._planned()))
+        streams = [self._streams[key] for key in keys]
         for stream in streams:
             stream.discard(position)  # known already where another device's thread began the evaluation again
         untested = not all(stream.labels for stream in streams)
@@ -647,7 +633,7 @@ class Run:
             if feature.ndim == 0 or feature.shape[0] % len(streams):
                 raise TapError(f"the rows of {label} {tuple(feature.shape)} do not divide by conditioning")
             for stream, rows in zip(streams, feature.chunk(len(streams)), strict=True):
-                error = stream.error(label, rows, self._forecaster, position, self._steps)
+                error = stream.error(label, rows, self._path.forecaster, position, self._steps)
                 # NaN from either tells that the feature is not finite (half precision could not hold the norm).
                 wide = torch.promote_types(rows.dtype, torch.float32)
                 check = Readback(torch.linalg.vector_norm(rows.detach(), dtype=wide) * 0.0 if error is None else error)
@@ -700,9 +686,9 @@ class Run:
 
     def _row(self, base_model: torch.nn.Module) -> Architecture | None:
         """The architecture that a base model is called by; None if it is to be discovered."""
-        if self._noisy:  # of a denoised latent, fresh noise changes little; the network's output has all of it
+        if self._path.target == DENOISED_LATENT:
             return DENOISED
-        return find(type(raw_network(base_model))) if self._settings.target == BLOCK_OUTPUT else MODEL_OUTPUT
+        return find(type(raw_network(base_model))) if self._path.target == BLOCK_OUTPUT else MODEL_OUTPUT
 
     def _retarget(self, base_model: torch.nn.Module, problem: str) -> None:
         """The architecture's row does not hold for this model: forecast its raw output, or nothing if that failed."""
@@ -720,13 +706,3 @@ def raw_network(base_model: torch.nn.Module) -> torch.nn.Module:
     """The diffusion model of a base model, as it was before torch.compile."""
     network = base_model.diffusion_model
     return getattr(network, "_orig_mod", network)
-
-
-def _itself(sigma: torch.Tensor, output: torch.Tensor, latent: torch.Tensor) -> torch.Tensor:
-    """The denoised latent by itself: what fresh noise at every step leaves smooth."""
-    return output
-
-
-def _derivative(sigma: torch.Tensor, output: torch.Tensor, latent: torch.Tensor) -> torch.Tensor:
-    """The denoised latent by d = (x - denoised) / sigma, in which samplers think: it moves latents and nothing else."""
-    return latent - sigma.reshape(-1, *[1] * (latent.ndim - 1)) * output

@@ -19,7 +19,7 @@ class Sampler:
 
     Attributes:
         stages: evaluations of a step; a last step down to sigma 0 has only one.
-        speedup: how many times fewer evaluations it bears. Below infinity it adds noise.
+        speedup: how many times fewer evaluations it bears; below infinity if and only if it adds noise.
         obstacle: why its evaluations cannot be forecast, or empty.
     """
 
@@ -27,10 +27,18 @@ class Sampler:
     speedup: float = math.inf
     obstacle: str = ""
 
+    @property
+    def noisy(self) -> bool:
+        """Whether it adds fresh noise at its steps."""
+        return self.speedup < math.inf
+
 
 STOCHASTIC = "adds fresh noise at every step, so that its features are not smooth in time"
 UNGUIDED = "goes by the unguided output, which magnifies what forecasts are off by"
 IRREGULAR = "evaluates the model at positions that are not one smooth path"
+
+UNKNOWN = 1.25
+"""Speed-up of samplers that no table knows but that turn out to add noise: as much as each of ComfyUI's bears."""
 
 CHURNED = Sampler(obstacle=STOCHASTIC)
 """Any sampler with `s_churn`."""

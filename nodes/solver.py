@@ -104,7 +104,7 @@ def linear_map(
     start = torch.zeros(1, 1 + count, 1, 1)
     start[:, 0] = 1.0
     known = SAMPLERS.get(name)
-    silent = {"noise_sampler": lambda *_: torch.zeros_like(start)} if known and known.speedup < math.inf else {}
+    silent = {"noise_sampler": lambda *_: torch.zeros_like(start)} if known and known.noisy else {}
     try:
         with torch.no_grad():
             end = sampler.sampler_function(

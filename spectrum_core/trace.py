@@ -40,7 +40,7 @@ class Trace:
         total: evaluations that the sampler asks for.
         model: class name of the diffusion model.
         sampler: name of the sampler.
-        target: what is forecast ("block output" or "model output").
+        target: what is forecast ("block output", "model output" or "denoised latent").
         settings: the node's values.
         evaluations: what happened, in order.
         not_accelerated: why the whole run was computed, if it was.
@@ -50,7 +50,7 @@ class Trace:
         node: id of the node that sampled, prompt: id of its prompt; both empty outside ComfyUI's executor.
     """
 
-    total: int
+    total: int = 0
     model: str = ""
     sampler: str = ""
     target: str = ""

@@ -21,7 +21,7 @@ from spectrum_accelerate.nodes import calibrate, run, solver
 from spectrum_accelerate.nodes.accelerate import SpectrumAccelerate
 from spectrum_accelerate.nodes.attach import attach
 from spectrum_accelerate.nodes.calibrate import SpectrumCalibrate, SpectrumPlan, calibrated, recorder
-from spectrum_accelerate.nodes.run import _derivative
+from spectrum_accelerate.nodes.path import path_of
 from spectrum_accelerate.nodes.samplers import SAMPLERS
 from spectrum_accelerate.nodes.settings import CONTROLLED, DEFAULTS, GROWING, RAW_OUTPUT, Settings
 from spectrum_accelerate.nodes.solver import LinearError, linear_map
@@ -39,9 +39,7 @@ DEFAULT = Settings(**DEFAULTS).forecaster()
 FORECASTERS = (DEFAULT, Forecaster(4, 64, 0.1, 0.5, "paper"), Forecaster(1, 1, 0.0))
 WIDGET = {"unipc": "uni_pc", "unipc_bh2": "uni_pc_bh2"}
 DETERMINISTIC = sorted(
-    name
-    for name, row in SAMPLERS.items()
-    if not row.obstacle and row.speedup == math.inf and not name.endswith("_cfg_pp")
+    name for name, row in SAMPLERS.items() if not row.obstacle and not row.noisy and not name.endswith("_cfg_pp")
 )
 COMPUTED = (0, 1, 2, 5, 8, 10, 11)
 STEPS = 12
@@ -726,7 +724,9 @@ def test_with_correction_the_closed_form_is_what_the_corrected_sampler_does(name
     """Outputs that ignore the latent; heun's last step lacks a stage, which then is not judged again."""
     stages = SAMPLERS[name].stages
     sigmas = comfy.samplers.calculate_sigmas(SAMPLINGS["flow"], "simple", STEPS).float()
-    coefficients, levels = linear_map(sampler_object(name), SAMPLINGS["flow"], sigmas, stages, _derivative)
+    coefficients, levels = linear_map(
+        sampler_object(name), SAMPLINGS["flow"], sigmas, stages, path_of(Settings(**DEFAULTS), noisy=False).told
+    )
     outputs, shape = smooth(len(levels)), (1, 1, 1, -1)
     map_ = coefficients[:, 1:].double().numpy()
     forecaster = Forecaster(1, 2, 0.0)

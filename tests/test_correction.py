@@ -14,9 +14,9 @@ import pytest
 import torch
 from sampling import accelerated, distance, kinds, runs
 from spectrum_accelerate.nodes import solver
-from spectrum_accelerate.nodes.run import DAMPED, _derivative, _itself
+from spectrum_accelerate.nodes.path import path_of
 from spectrum_accelerate.nodes.samplers import SAMPLERS
-from spectrum_accelerate.nodes.settings import BALANCED
+from spectrum_accelerate.nodes.settings import BALANCED, DEFAULTS, Settings
 from spectrum_accelerate.spectrum_core import correction as correction_module
 from spectrum_accelerate.spectrum_core.correction import MOST, ORDER, SPREAD, Correction, _solved, gain
 from spectrum_accelerate.spectrum_core.forecast import Forecaster
@@ -26,7 +26,7 @@ from demo import inprocess
 
 STRAIGHT = Forecaster(degree=1, window=2, ridge=0.0)
 STEPS = 12
-NOISY = [name for name, row in SAMPLERS.items() if row.speedup < math.inf]
+NOISY = [name for name, row in SAMPLERS.items() if row.noisy]
 COMPUTED = (0, 1, 2, 5, 8, 10, 11)  # two points before the first gap: a parabola needs three
 
 EXACT = 2e-6
@@ -41,12 +41,11 @@ class Toy:
 
     def __init__(self, name="euler", kind="flow", answers=False, steps=STEPS, path=None):
         self.sampler, self.sampling, self.stages = sampler_object(name), SAMPLINGS[kind], SAMPLERS[name].stages
-        self.steps, self.noisy = steps, SAMPLERS[name].speedup < math.inf
-        self.forecaster = DAMPED if self.noisy else STRAIGHT
+        self.steps, self.noisy = steps, SAMPLERS[name].noisy
+        way = path_of(Settings(**DEFAULTS), self.noisy)
+        self.forecaster = way.forecaster if self.noisy else STRAIGHT
         self.sigmas = comfy.samplers.calculate_sigmas(self.sampling, "simple", steps).float()
-        coefficients, self.levels = solver.linear_map(
-            self.sampler, self.sampling, self.sigmas, self.stages, _itself if self.noisy else _derivative
-        )
+        coefficients, self.levels = solver.linear_map(self.sampler, self.sampling, self.sigmas, self.stages, way.told)
         self.map = coefficients[:, 1:].double().numpy()
         scales = [1 - level if kind == "flow" else 1.0 for level in self.levels]
         gains = [a / 4 / (a * a / 4 + s * s) for s, a in zip(self.levels, scales, strict=True)]
@@ -163,7 +162,9 @@ def test_a_sampler_whose_coefficients_are_not_finite_is_not_corrected():
     sampling = SAMPLINGS["noise"]
     sigmas = comfy.samplers.calculate_sigmas(sampling, "simple", STEPS).float()
     with pytest.raises(solver.LinearError, match="no finite coefficients"):
-        solver.linear_map(sampler_object("euler_ancestral_RF"), sampling, sigmas, 1, _itself)
+        solver.linear_map(
+            sampler_object("euler_ancestral_RF"), sampling, sigmas, 1, path_of(Settings(**DEFAULTS), noisy=True).told
+        )
 
 
 @pytest.mark.parametrize("kind", ["flow", "noise"])

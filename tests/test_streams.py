@@ -542,7 +542,7 @@ def test_streams(case, histories, monkeypatch, compatibility):
     else:
         assert torch.equal(got, oracle), "computed is computed, for all conditionings"
     # Every evaluation captured, none forecast; after the accelerated run: so the plain model is as it was, too.
-    monkeypatch.setattr(Run, "_obstacle", lambda self, options: None)
+    monkeypatch.setattr(Run, "_obstacle", lambda self: None)
     never = Node(**NEVER)
     assert torch.equal(case.run(tiny, model, never), oracle)
     assert all(kinds(trace) == "c" * STEPS and trace.self_test == 0.0 for trace in never.traces)
