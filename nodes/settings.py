@@ -217,8 +217,8 @@ SETTINGS: tuple[Setting, ...] = (
         "correct",
         True,
         "Whether the sampler is told, when the next evaluation was computed, what the forecasts before it should have "
-        "been. Costs nothing and brings the picture nearer to the full run's; samplers with noise ignore it. The paper "
-        "does without.",
+        "been. Costs nothing and brings the picture nearer to the full run's; samplers of other packs ignore it. The "
+        "paper does without.",
         advanced=True,
         before=False,
     ),
