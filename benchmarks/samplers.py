@@ -76,7 +76,7 @@ def measure(setting: Setting, seed: int, name: str, sampler: Sampler) -> dict[st
     if computed < total:
         steps = max(2, round((computed + sampler.stages - 1) / sampler.stages))
         row["fewer"] = float(case.errors(case.sample(case.model, steps, WIDGET.get(name, name))).mean())
-    noisy = sampler.speedup < math.inf or sampler.obstacle == STOCHASTIC
+    noisy = sampler.noisy or sampler.obstacle == STOCHASTIC
     if noisy or sampler.obstacle:
         free = replace(sampler, obstacle="", speedup=sys.float_info.max if noisy else math.inf)
         with patch.dict(SAMPLERS, {name: free}):

@@ -38,7 +38,7 @@ UNGUIDED = "goes by the unguided output, which magnifies what forecasts are off 
 IRREGULAR = "evaluates the model at positions that are not one smooth path"
 
 UNKNOWN = 1.25
-"""Speed-up of samplers that no table knows but that turn out to add noise: as much as each of ComfyUI's bears."""
+"""Speed-up of samplers that no table knows but that turn out to add noise: the least that the table gives."""
 
 CHURNED = Sampler(obstacle=STOCHASTIC)
 """Any sampler with `s_churn`."""

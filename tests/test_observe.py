@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from sampling import accelerated, distance, kinds, runs
 from spectrum_accelerate.nodes.observe import STEPS, Observer, on_level, stages, unexplained
 from spectrum_accelerate.nodes.samplers import SAMPLERS, STOCHASTIC, UNGUIDED
-from spectrum_accelerate.nodes.settings import DENOISED_LATENT
+from spectrum_accelerate.nodes.settings import BALANCED, DEFAULTS, DENOISED_LATENT, RAW_OUTPUT
 from spectrum_accelerate.spectrum_core.readback import Readback
 from zoo import MODELS
 
 FLUX = MODELS["flux"]
-POSITIVE = FLUX.conditioning(1)
+POSITIVE, NEGATIVE = FLUX.conditioning(1), FLUX.conditioning(2)
 STEP_COUNT = 20
 
 UNTABLED = {"heunpp2": 3}
@@ -37,9 +37,9 @@ def renamed(name):
     return comfy.samplers.KSAMPLER(sample_of_another_pack)
 
 
-def sample(model, sampler, steps=STEP_COUNT):
+def sample(model, sampler, steps=STEP_COUNT, cfg=1.0):
     noise = custom.RandomNoise.execute(7).result[0]
-    guider = custom.BasicGuider.execute(model, POSITIVE).result[0]
+    guider = custom.CFGGuider.execute(model, POSITIVE, NEGATIVE, cfg).result[0]
     sigmas = custom.BasicScheduler.execute(model, "simple", steps, 1.0).result[0]
     latent = {"samples": torch.zeros(1, 16, 8, 8)}
     with torch.inference_mode():
@@ -57,7 +57,7 @@ def test_a_sampler_is_recognised_by_what_it_does(model, name):
     result, plain = sample(fast, renamed(name)), sample(model, renamed(name))
     (trace,) = runs(fast)
     row = SAMPLERS[name]
-    if row.obstacle == UNGUIDED and "ancestral" in name:
+    if row.obstacle == UNGUIDED:
         assert f"the sampler of_another_pack, which is not known, {UNGUIDED}" in trace.summary()
         assert torch.equal(result, plain)
         return
@@ -73,6 +73,46 @@ def test_a_sampler_is_recognised_by_what_it_does(model, name):
     assert trace.forecast >= 4 and not trace.notes and 0 < distance(result, plain) < 0.5
     later = kinds(trace)[count * STEPS :]
     assert all(len(set(later[i : i + count])) == 1 for i in range(0, len(later), count)), "a step goes as a whole"
+
+
+def test_functions_of_the_model_that_see_the_unguided_output_are_none_of_the_sampler(model):
+    patched = model.clone()
+    patched.set_model_sampler_post_cfg_function(lambda args: args["denoised"])
+    fast = accelerated(patched, warmup=2, tail=2)
+    sample(fast, renamed("euler_ancestral"), cfg=3.0)
+    assert runs(fast)[0].forecast == STEP_COUNT // 5
+
+
+def test_a_sampler_that_turns_out_to_add_noise_may_leave_nothing_to_forecast(model):
+    """Its warm-up is longer than the part of the run that may be forecast."""
+    widgets = {"schedule": BALANCED, "speedup": 3.3, "warmup": 2, "tail": 1, "end_percent": 0.2}
+    fast = accelerated(model, **widgets)
+    results = [sample(m, renamed("euler_ancestral")) for m in (fast, model)]
+    assert torch.equal(*results) and "no step to forecast lies between" in runs(fast)[0].summary()
+
+
+@pytest.mark.parametrize("name", ["euler_ancestral", "dpmpp_2m_sde"])
+def test_with_noise_the_widgets_of_the_fit_change_nothing(model, name):
+    """As the help says; the sampler is one of the table, so that gaps are corrected."""
+
+    def outcome(**widgets):
+        return sample(accelerated(model, **DEFAULTS | widgets), comfy.samplers.sampler_object(name))
+
+    plain = outcome()
+    for widget in (
+        {"degree": 1},
+        {"window": 8},
+        {"ridge": 0.5},
+        {"blend": 0.0},
+        {"intercept": "paper"},
+        {"target": RAW_OUTPUT},
+        {"tolerance": 0.5},
+        {"speedup": 8.0},
+        {"warmup": 10},
+    ):
+        assert torch.equal(outcome(**widget), plain), widget
+    for widget in ({"correct": False}, {"tail": 6}, {"speedup": 1.1}, {"evaluations": 18}):
+        assert not torch.equal(outcome(**widget), plain), widget
 
 
 def test_a_run_that_ends_while_it_is_watched_says_so(model):
