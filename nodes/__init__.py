@@ -3,8 +3,6 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .accelerate import SpectrumAccelerate
-from .auto import SpectrumAuto
-from .calibrate import SpectrumCalibrate, SpectrumPlan
 from .report import SpectrumReport
 
 
@@ -12,4 +10,4 @@ class SpectrumExtension(ComfyExtension):
     """The nodes of this pack."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [SpectrumAccelerate, SpectrumAuto, SpectrumReport, SpectrumCalibrate, SpectrumPlan]
+        return [SpectrumAccelerate, SpectrumReport]

@@ -4,15 +4,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..spectrum_core.calibration import Calibration
-from .attach import attach
-from .settings import BEFORE, NODE, SETTINGS, Setting, Settings, problems
-
-PLAN = (
-    "What Spectrum Plan gave for such a run (same model, sampler, steps and noise levels). 'balanced' then computes as "
-    "many evaluations as without it, but the ones that are worth most there (the first and the tail are given); 'error "
-    "control' as few as keep the tolerance."
-)
+from .runtime import accelerate
+from .settings import ADVANCED, COMMON, NODE, OWN, SCHEDULE, Setting, Settings, defaults, problems
 
 
 def widget(setting: Setting) -> io.Input:
@@ -21,7 +14,6 @@ def widget(setting: Setting) -> io.Input:
         "default": setting.default,
         "tooltip": setting.tooltip,
         "advanced": setting.advanced,
-        "optional": setting.before is not None,
     }
     if setting.options:
         return io.Combo.Input(setting.name, options=list(setting.options), **common)
@@ -37,23 +29,29 @@ class SpectrumAccelerate(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
+        schedules = [io.DynamicCombo.Option(name, [widget(own) for own in OWN[name]]) for name in SCHEDULE.options]
         return io.Schema(
             node_id="SpectrumAccelerate",
             display_name=NODE,
-            category="model/acceleration",
+            category="model/patch",
             description=(
-                "Samples with a fraction of the network evaluations: on the others, the network's last feature is "
+                "Samples with a fraction of the model evaluations: on the other steps, the model's last feature is "
                 "forecast from the steps that were computed. Place it between the model loader (and LoRAs) and the "
-                "sampler. What cannot be accelerated runs at full quality, and the node says why."
+                "sampler. What cannot be accelerated runs normally, and the node says why."
             ),
-            search_aliases=["spectrum", "speed", "cache", "faster", "teacache", "easycache", "forecast"],
+            search_aliases=[
+                *("spectrum", "speed", "faster", "accelerate", "cache", "skip steps", "forecast"),
+                *("teacache", "easycache", "magcache", "cache-dit", "wavespeed", "first block cache"),
+            ],
             inputs=[
                 io.Model.Input("model", tooltip="The model to accelerate."),
-                *map(widget, SETTINGS),
-                io.String.Input("plan", optional=True, force_input=True, tooltip=PLAN),
+                *map(widget, COMMON),
+                io.DynamicCombo.Input(SCHEDULE.name, options=schedules, tooltip=SCHEDULE.tooltip),
+                *map(widget, ADVANCED),
             ],
             outputs=[io.Model.Output(tooltip="The same model, accelerated when it is sampled.")],
             hidden=[io.Hidden.unique_id],
+            not_idempotent=True,  # two nodes with equal values are two nodes: each shows its own runs
         )
 
     @classmethod
@@ -63,7 +61,10 @@ class SpectrumAccelerate(io.ComfyNode):
         return "\n".join(found) if found else True
 
     @classmethod
-    def execute(cls, model: Any, plan: str = "", **values: Any) -> io.NodeOutput:
-        calibration = Calibration.from_json(plan) if plan.strip() else None
-        node = str(cls.hidden.unique_id or "")
-        return io.NodeOutput(attach(model, Settings(**{**BEFORE, **values}), node, calibration))
+    def execute(cls, model: Any, schedule: dict[str, Any] | None = None, **values: Any) -> io.NodeOutput:
+        if schedule is None:  # ComfyUI drops the input where it does not know the option
+            known = ", ".join(map(repr, SCHEDULE.options))
+            raise ValueError(f"{NODE}: schedule: use one of {known}")
+        chosen, own = schedule[SCHEDULE.name], {k: v for k, v in schedule.items() if k != SCHEDULE.name}
+        settings = Settings(**{**defaults(chosen), **own, **values})
+        return io.NodeOutput(accelerate(model, settings, str(cls.hidden.unique_id or "")))

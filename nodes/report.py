@@ -8,7 +8,7 @@ from comfy_api.latest import io
 from PIL import Image, ImageDraw, ImageFont
 
 from ..spectrum_core.trace import Trace
-from .attach import attachment
+from .runtime import attachment
 from .settings import NODE
 
 WIDTH, ROW, MARGIN = 960, 220, 16
@@ -65,11 +65,12 @@ def describe(run: Trace) -> str:
     """A run in a few lines of text."""
     lines = [run.summary(), f"  {run.model}, sampler {run.sampler}, forecasting the {run.target}"]
     if run.evaluations:
-        lines.append(f"  {run.timeline()}")
+        lines.append(f"  {run.kinds}")
         reasons: dict[str, int] = {}
         for evaluation in run.evaluations:
             if evaluation.kind == "computed":
-                reasons[evaluation.reason] = reasons.get(evaluation.reason, 0) + 1
+                name = evaluation.reason.value if evaluation.reason else "?"
+                reasons[name] = reasons.get(name, 0) + 1
         lines.append("  computed: " + ", ".join(f"{count} {reason}" for reason, count in reasons.items()))
         for kind in ("computed", "forecast"):
             seconds = [e.seconds for e in run.evaluations if e.kind == kind and e.seconds is not None]
@@ -111,7 +112,11 @@ def _draw_run(draw: ImageDraw.ImageDraw, font: Any, run: Trace, top: int) -> Non
             (x + step * 0.1, base - (height if computed else height // 3), x + step * 0.9, base),
             COMPUTED if computed else FORECAST,
         )
-    known = [(e.position, e.error) for e in run.evaluations if e.error is not None and np.isfinite(e.error)]
+    known = [
+        (e.position, e.feature_error)
+        for e in run.evaluations
+        if e.feature_error is not None and np.isfinite(e.feature_error)
+    ]
     if len(known) > 1 and (largest := max(error for _, error in known)) > 0:
         points = [(left + (p + 0.5) * step, base - height * error / largest) for p, error in known]
         draw.line(points, LINE, 2)

@@ -1,26 +1,20 @@
 """What the widgets of Spectrum Accelerate hold: one table for the node's schema, the checks and the defaults."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 from ..spectrum_core.forecast import INTERCEPTS, Forecaster, Intercept
-from ..spectrum_core.schedule import (
-    LEAST,
-    FixedInterval,
-    GrowingInterval,
-    Schedule,
-    balanced,
-    budget,
-    controlled,
-)
+from ..spectrum_core.messages import Message, Text, say
+from ..spectrum_core.schedule import SCHEDULES, Request, Schedule
+from ..spectrum_core.schedule.balanced import limited
 
+NODE = "Spectrum Accelerate"
 TARGETS = BLOCK_OUTPUT, RAW_OUTPUT = "block output", "model output"
 DENOISED_LATENT = "denoised latent"
 """The target of samplers that add noise, whatever was chosen."""
-SCHEDULES = BALANCED, GROWING, CONTROLLED = "balanced", "growing interval", "error control"
-NODE = "Spectrum Accelerate"
+ADAPTIVE, PAPER, FIXED = SCHEDULES
 
 
 @dataclass(frozen=True)
@@ -30,12 +24,11 @@ class Setting:
     Attributes:
         name: the widget's name.
         default: its value in a new node; its type is the widget's type.
-        tooltip: effect, and when to change it.
+        tooltip: effect, and when to change it; at most 30 words.
         low, high: smallest and largest value of a number.
         step: what the arrows of a number add.
         options: the values of a combo.
         advanced: shown under "advanced" only.
-        before: what a workflow that was saved before this widget existed runs with; None for the first widgets.
     """
 
     name: str
@@ -46,12 +39,11 @@ class Setting:
     step: float = 1
     options: tuple[str, ...] = ()
     advanced: bool = False
-    before: int | float | str | bool | None = None
 
     def problem(self, value: Any) -> str | None:
         """What is wrong with a value and what would work, or None."""
         if self.options:
-            if value in self.options:
+            if isinstance(value, str) and value in self.options:
                 return None
             return f"{self.name} = {value!r}: use one of {', '.join(map(repr, self.options))}"
         if isinstance(self.default, bool):
@@ -64,179 +56,146 @@ class Setting:
         return f"{self.name} = {value!r}: use {kind} from {self.low:g} to {self.high:g}"
 
 
-SETTINGS: tuple[Setting, ...] = (
-    Setting(
-        "degree",
-        2,
-        "Highest degree of the Chebyshev polynomial through the computed features. Higher follows faster changes and "
-        "amplifies noise more; it drops by itself when there are too few points. The paper uses 4.",
-        1,
-        8,
-    ),
-    Setting(
-        "window",
-        3,
-        "How many of the most recent computed features a forecast uses, and so how many are held in memory. degree + 1 "
-        "follows them exactly; more smooths. The paper uses all.",
-        2,
-        64,
-    ),
-    Setting(
-        "skip_interval",
-        2.0,
-        "With schedule 'growing interval': evaluations from one computed one to the next, at first (after the "
-        "warm-up). Higher is faster and less faithful; 1 never forecasts.",
-        1,
-        16,
-        0.5,
-    ),
-    Setting(
-        "growth",
-        0.75,
-        "With schedule 'growing interval': added to the interval after each computed evaluation, as in the paper; the "
-        "run speeds up as it goes. 0 keeps the interval fixed. Lower it when late details suffer.",
-        0,
-        8,
-        0.05,
-    ),
-    Setting(
-        "warmup",
-        1,
-        "Evaluations computed at the start, where composition is decided. Raise it when the composition drifts. "
-        "'balanced' gives it 2 or at most a third of what it computes. The paper uses 5.",
-        1,
-        100,
-    ),
-    Setting(
-        "tail",
-        1,
-        "Evaluations computed at the end, where features move fastest and fine detail is decided. Raise it when fine "
-        "detail suffers. The paper uses 0.",
-        0,
-        100,
-    ),
-    Setting(
-        "ridge",
-        0.0,
-        "Damping of the polynomial fit. 0 follows the computed features exactly; raise it (with a larger window) when "
-        "pictures get noisy. The paper uses 0.1.",
-        0,
-        10,
-        0.01,
-        advanced=True,
-    ),
-    Setting(
-        "blend",
-        0.5,
-        "Share of the polynomial forecast; the rest is straight-line extrapolation from the last two computed "
-        "features. Raise it when features change smoothly (no CFG), lower it when pictures get noisy. The paper uses "
-        "0.5 too.",
-        0,
-        1,
-        0.05,
-        advanced=True,
-    ),
-    Setting(
-        "intercept",
-        "paper",
-        "Whether the ridge also damps the constant term. 'free': no, a constant feature stays exact. 'paper': yes, as "
-        "in the official code. No difference while ridge is 0.",
-        options=INTERCEPTS,
-        advanced=True,
-    ),
-    Setting(
-        "target",
-        "block output",
-        "What is forecast. 'block output': the last hidden feature, and the model's own head runs on every evaluation "
-        "(the paper's). 'model output': the network's raw output; holds far less memory (one latent an entry) and "
-        "works on every model. With samplers that add noise (ancestral, SDE) it is always the denoised latent.",
-        options=TARGETS,
-        advanced=True,
-    ),
-    Setting(
-        "start_percent",
-        0.0,
-        "Part of the denoising (as in ComfyUI's other percent widgets) before which everything is computed.",
-        0,
-        1,
-        0.01,
-        advanced=True,
-    ),
-    Setting(
-        "end_percent",
-        1.0,
-        "Part of the denoising after which everything is computed.",
-        0,
-        1,
-        0.01,
-        advanced=True,
-    ),
-    Setting(
-        "schedule",
-        BALANCED,
-        "Which evaluations are computed. 'balanced': 1 of `speedup`, placed where features move: gaps grow out of the "
-        "warm-up and shrink toward the end. 'error control': as few as keep the estimated error at `tolerance`. "
-        "'growing interval': the paper's, from skip_interval and growth.",
-        options=SCHEDULES,
-        before=GROWING,
-    ),
-    Setting(
-        "speedup",
-        3.3,
-        "With schedule 'balanced': how many times fewer evaluations are computed, at least; but never fewer than 5, "
-        "nor than twice the square root of the steps (8 of 20), and once the estimated error is above 20 %, the rest "
-        "is computed. Higher is faster and less faithful; 1 never forecasts. "
-        "With 'error control' the least that is asked for, whatever the error; 1 asks for nothing.",
-        1,
-        16,
-        0.1,
-        before=3.3,
-    ),
-    Setting(
-        "tolerance",
-        0.02,
-        "With schedule 'error control': what the final latent may differ from the full run's, relative to itself; 0.02 "
-        "is 2 %. Lower computes more. It is estimated while the picture is made, so that it means the same for every "
-        "model.",
-        0.001,
-        1,
-        0.005,
-        before=0.02,
-    ),
-    Setting(
-        "evaluations",
-        0,
-        "With schedules 'balanced' and 'error control': how many evaluations are computed at most, instead of what "
-        "`speedup` says. 0: by `speedup`.",
-        0,
-        1000,
-        advanced=True,
-        before=0,
-    ),
-    Setting(
-        "correct",
-        True,
-        "Whether the sampler is told, when the next evaluation was computed, what the forecasts before it should have "
-        "been. Costs nothing and brings the picture nearer to the full run's; samplers of other packs ignore it. The "
-        "paper does without.",
-        advanced=True,
-        before=False,
-    ),
+SKIP_INTERVAL = Setting(
+    "skip_interval",
+    3.3,
+    "On average, one of this many steps is computed. Higher is faster and less faithful; 1 computes every step.",
+    1,
+    16,
+    0.1,
 )
+DEGREE = Setting(
+    "degree",
+    2,
+    "Highest degree of the Chebyshev polynomials. Higher follows faster changes and amplifies noise. The paper uses 4.",
+    1,
+    8,
+)
+WINDOW = Setting(
+    "window",
+    3,
+    "Computed features that a forecast uses; all of them are held in memory. The paper uses all.",
+    2,
+    64,
+)
+EVALUATIONS = Setting(
+    "evaluations",
+    0,
+    "Model evaluations to compute at most. Overrides skip_interval; 0 uses skip_interval.",
+    0,
+    1000,
+)
+WARMUP = Setting(
+    "warmup",
+    1,
+    "Steps computed at the start. Raise it when the composition drifts.",
+    1,
+    100,
+)
+GROWTH = Setting(
+    "growth",
+    0.75,
+    "Added to the interval after each computed step. Lower it when late details suffer.",
+    0,
+    8,
+    0.05,
+)
+RIDGE = Setting("ridge", 0.1, "Damping of the polynomial fit. Raise it when pictures get noisy.", 0, 10, 0.01)
+BLEND = Setting(
+    "blend",
+    0.5,
+    "Share of the polynomial forecast; the rest is a straight line through the last two computed features.",
+    0,
+    1,
+    0.05,
+)
+INTERCEPT = Setting(
+    "intercept",
+    "paper",
+    "Whether the ridge damps the constant term too: as in the official code (paper), or not (free).",
+    options=INTERCEPTS,
+)
+TAIL = Setting(
+    "tail",
+    1,
+    "Steps computed at the end. Raise it when fine detail suffers. The paper uses 0.",
+    0,
+    100,
+    advanced=True,
+)
+TARGET = Setting(
+    "target",
+    BLOCK_OUTPUT,
+    "What is forecast. Block output: the last hidden feature. Model output: needs far less memory. Samplers that add "
+    "noise always use the denoised latent.",
+    options=TARGETS,
+    advanced=True,
+)
+CORRECT = Setting(
+    "correct",
+    True,
+    "When a step is computed, correct the error of the forecasts before it. Costs nothing. Off in the paper.",
+    advanced=True,
+)
+START = Setting(
+    "start_percent", 0.0, "Compute every step before this part of the denoising.", 0, 1, 0.01, advanced=True
+)
+END = Setting("end_percent", 1.0, "Compute every step after this part of the denoising.", 0, 1, 0.01, advanced=True)
+
+COMMON = (SKIP_INTERVAL, DEGREE, WINDOW)
+"""The first widgets of the node."""
+
+OWN: dict[str, tuple[Setting, ...]] = {
+    ADAPTIVE: (EVALUATIONS, WARMUP),
+    PAPER: (GROWTH, Setting("warmup", 5, WARMUP.tooltip, 1, 100), RIDGE, BLEND, INTERCEPT),
+    FIXED: (Setting("warmup", 3, WARMUP.tooltip, 1, 100),),
+}
+"""The widgets that a schedule brings."""
+
+ADVANCED = (TAIL, TARGET, CORRECT, START, END)
+"""The last widgets of the node."""
+
+SCHEDULE = Setting(
+    "schedule",
+    ADAPTIVE,
+    "Which steps are computed. Adaptive: where this model changes most. Paper: intervals that grow. Fixed interval: "
+    "evenly spaced.",
+    options=tuple(SCHEDULES),
+)
+
+UNUSED: dict[str, int | float | str] = {
+    "evaluations": 0,
+    "growth": 0.0,
+    "ridge": 0.0,
+    "blend": 0.5,
+    "intercept": "paper",
+}
+"""Values of the widgets that a schedule does not bring."""
+
+
+def all_settings(schedule: str) -> tuple[Setting, ...]:
+    """The widgets that the node shows with a schedule."""
+    return (*COMMON, SCHEDULE, *OWN.get(schedule, ()), *ADVANCED)
+
+
+def defaults(schedule: str = ADAPTIVE) -> dict[str, int | float | str | bool]:
+    """Widget name to value of a new node with a schedule; with those that it does not show."""
+    shown = {setting.name: setting.default for setting in all_settings(schedule)}
+    return {**UNUSED, "warmup": 1, **shown, "schedule": schedule}
 
 
 def problems(values: Mapping[str, Any]) -> list[str]:
     """What is wrong with widget values; values that are absent or None (linked inputs) are not judged."""
+    schedule = values.get("schedule")
+    known = all_settings(schedule if isinstance(schedule, str) else ADAPTIVE)
     found = [
         text
-        for setting in SETTINGS
+        for setting in known
         if values.get(setting.name) is not None and (text := setting.problem(values[setting.name]))
     ]
     start, end = values.get("start_percent"), values.get("end_percent")
     if not found and start is not None and end is not None and start >= end:
         found.append(f"start_percent = {start:g} is not below end_percent = {end:g}: nothing would be forecast")
-    if values.get("schedule") == CONTROLLED and values.get("correct") is False:
-        found.append(f"schedule = {CONTROLLED!r} needs correct = true: the corrector sees the errors")
     return [f"{NODE}: {text}" for text in found]
 
 
@@ -248,73 +207,66 @@ class Settings:
         ValueError: naming widget, value and what would work.
     """
 
+    skip_interval: float
     degree: int
     window: int
-    skip_interval: float
+    schedule: str
+    evaluations: int
     growth: float
     warmup: int
-    tail: int
     ridge: float
     blend: float
     intercept: Intercept
+    tail: int
     target: str
+    correct: bool
     start_percent: float
     end_percent: float
-    schedule: str
-    speedup: float
-    correct: bool
-    tolerance: float
-    evaluations: int
 
     def __post_init__(self) -> None:
         found = problems(self.to_dict())
         if found:
             raise ValueError("\n".join(found))
 
-    def to_dict(self) -> dict[str, int | float | str]:
+    @classmethod
+    def of(cls, schedule: str = ADAPTIVE, **values: Any) -> "Settings":
+        """The defaults of a schedule, some of them changed."""
+        return cls(**{**defaults(schedule), **values})
+
+    def to_dict(self) -> dict[str, Any]:
         """Widget name to value."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def never(self) -> Message | None:
+        """Why nothing is ever forecast with these values, if so."""
+        if self.skip_interval > 1 or self.evaluations:
+            return None
+        return say(Text.NEVER, widget=SKIP_INTERVAL.name)
 
     def forecaster(self) -> Forecaster:
         """The forecast that these values describe."""
         return Forecaster(self.degree, self.window, self.ridge, self.blend, self.intercept)
 
-    def pace(self) -> tuple[str, float]:
-        """Name and value of the widget that says how much is forecast; 1 is nothing."""
-        if self.schedule == GROWING:
-            return "skip_interval", self.skip_interval
-        if self.schedule == BALANCED and not self.evaluations:
-            return "speedup", self.speedup
-        return ("evaluations", math.inf) if self.evaluations else ("tolerance", math.inf)
+    def noise_range(self, percent_to_sigma: Callable[[float], Any]) -> tuple[float, float]:
+        """The highest and the lowest noise level that may be forecast.
 
-    def scheduled(
-        self, times: Sequence[float], most: float = math.inf, stages: int = 1, measured: bool = True
-    ) -> Schedule:
+        Args:
+            percent_to_sigma: of ComfyUI's model sampling.
+        """
+        start = float(percent_to_sigma(self.start_percent)) if self.start_percent > 0 else math.inf
+        end = float(percent_to_sigma(self.end_percent)) if self.end_percent < 1 else 0.0
+        return start, end
+
+    def schedule_for(self, times: Sequence[float], max_speedup: float = math.inf, stages: float = 1.0) -> Schedule:
         """The schedule that these values describe.
 
         Args:
-            times: see `balanced`.
-            most: the highest speed-up that the sampler bears; where that is limited, the schedule is as `balanced`
-                with a long warm-up.
-            stages: evaluations of a step.
-            measured: whether errors are seen during the run; without, error control is as `balanced`.
+            times: noise left at the start of each step and after the last one, from 1 to 0: shape [steps + 1].
+            max_speedup: of the sampler; where that is limited, the schedule is a plan with a long warm-up.
+            stages: evaluations of a step on average.
         """
-        total = max(0, len(times) - 1)
-        count = budget(total, self.speedup, max(1, self.evaluations // stages) if self.evaluations else 0)
-        if most < math.inf:
-            count = max(count, min(total, math.ceil(total / most)))
-            # Fresh noise decides early which picture it becomes: the warm-up is as long as may be.
-            return balanced(times, count, max(self.warmup, count // 3), self.tail)
-        if self.schedule == CONTROLLED and measured and total > LEAST:
-            return controlled(times, self.tolerance, count, self.warmup, self.tail)
-        if self.schedule in (BALANCED, CONTROLLED):
-            return balanced(times, count, self.warmup, self.tail)
-        if self.growth == 0:
-            return FixedInterval(self.warmup, self.tail, self.skip_interval)
-        return GrowingInterval(self.warmup, self.tail, self.skip_interval, self.growth)
-
-
-DEFAULTS: dict[str, int | float | str] = {setting.name: setting.default for setting in SETTINGS}
-
-BEFORE: dict[str, int | float | str] = {s.name: s.before for s in SETTINGS if s.before is not None}
-"""What a workflow ran with that was saved before these widgets existed."""
+        evaluations = max(1, int(self.evaluations / stages)) if self.evaluations else 0
+        request = Request(tuple(times), self.skip_interval, evaluations, self.growth, self.warmup, self.tail)
+        if max_speedup < math.inf:
+            return limited(request, max_speedup)
+        return SCHEDULES[self.schedule].build(request)

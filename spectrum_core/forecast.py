@@ -1,4 +1,4 @@
-"""History positions and a target position to one weight per history entry (Spectrum, section 3).
+"""Positions of a history and a target position -> one weight per history entry (Spectrum, section 3; arXiv 2603.01623).
 
 The forecast is linear in the history, h(t*) = sum_k a_k h_k, and the weights depend on positions only. They are solved
 on the host in float64; no feature is ever part of a solve.
@@ -6,12 +6,14 @@ on the host in float64; no feature is ever part of a solve.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, get_args
 
 import numpy as np
+from numpy.polynomial import chebyshev
 from numpy.typing import NDArray
 
-from .basis import Scaling, design, scale
+Array = NDArray[np.float64]
 
 Intercept = Literal["free", "paper"]
 INTERCEPTS: tuple[Intercept, ...] = get_args(Intercept)
@@ -28,10 +30,12 @@ class Forecaster:
         blend: share w of the Chebyshev fit; 1 - w is the Newton extrapolation through the last two positions.
         intercept: `paper` penalises the constant term too (the official formula, literally: its weights do not sum
             to 1); `free` does not (weights sum to 1, a constant feature is forecast exactly).
-        scaling: how positions are mapped before the fit, see `basis.scale`.
 
     The degree drops to what the distinct positions determine, except where the official formula leaves that to its
     ridge (`paper` with ridge > 0).
+
+    >>> Forecaster(degree=1, window=2, ridge=0.0).weights([0, 2], 3, total=10).round(6).tolist()
+    [-0.5, 1.5]
     """
 
     degree: int
@@ -39,43 +43,61 @@ class Forecaster:
     ridge: float
     blend: float = 1.0
     intercept: Intercept = "free"
-    scaling: Scaling = "run"
 
-    def weights(self, positions: Sequence[float], target: float, total: int) -> NDArray[np.float64]:
-        """Weights a [K] with h(target) ~ sum_k a_k h_k.
+    def weights(self, positions: Sequence[float], target: float, total: int) -> Array:
+        """Weights a [K] with h(target) ~ sum_k a_k h_k; float64, read-only.
 
         Args:
             positions: positions of the history, oldest first, shape [K], K >= 1. They may be uneven and may repeat.
             target: position to forecast, in the same units.
-            total: number of evaluations of the run (for `scaling="run"`).
+            total: number of evaluations of the run.
 
         Raises:
             ValueError: if there is no position.
         """
-        if len(positions) == 0:
-            raise ValueError("a forecast needs at least one computed evaluation")
-        recent = np.asarray(positions[-self.window :], dtype=np.float64)
-        weights = np.zeros(len(positions))
-        weights[-len(recent) :] = self.blend * self._spectral(recent, target, total) + (1 - self.blend) * newton(
-            recent, target
-        )
-        return weights
+        return _weights(self, tuple(map(float, positions)), float(target), total)
 
-    def _spectral(self, positions: NDArray[np.float64], target: float, total: int) -> NDArray[np.float64]:
-        # Without a ridge the fit is the same in every scaling; that of the window keeps its digits in long runs.
-        x, x_target = scale(positions, target, total, self.scaling if self.ridge > 0 else "window")
+    def _spectral(self, positions: Array, target: float, total: int) -> Array:
+        # Without a ridge the fit is the same on every interval; the fit's own keeps its digits in long runs. With one,
+        # the interval of the whole run decides what the ridge means.
+        low, high = (0.0, total - 1.0) if self.ridge > 0 else (min(*positions, target), max(*positions, target))
+        x, x_target = (on_unit_interval(value, low, high) for value in (positions, np.array([target])))
         literal = self.intercept == "paper" and self.ridge > 0
         degree = self.degree if literal else min(self.degree, len(np.unique(positions)) - 1)
         penalty = np.full(degree + 1, np.sqrt(self.ridge))
         if self.intercept == "free":
             penalty[0] = 0.0
         # phi* (Phi^T Phi + lambda D)^-1 Phi^T as a least-squares problem: same weights, half the digits lost.
-        system = np.vstack([design(x, degree), np.diag(penalty)])
-        return design(np.array([x_target]), degree)[0] @ np.linalg.pinv(system)[:, : len(positions)]
+        system = np.vstack([chebyshev.chebvander(x, degree), np.diag(penalty)])
+        solution: Array = chebyshev.chebvander(x_target, degree)[0] @ np.linalg.pinv(system)[:, : len(positions)]
+        return solution
 
 
-def newton(positions: NDArray[np.float64], target: float) -> NDArray[np.float64]:
-    """Weights of first-order Newton extrapolation through the last two distinct positions (else: hold the last)."""
+@lru_cache(maxsize=4096)
+def _weights(forecaster: Forecaster, positions: tuple[float, ...], target: float, total: int) -> Array:
+    """Solved once per set of positions: all conditionings of a run share them, and the corrector asks again."""
+    if not positions:
+        raise ValueError("a forecast needs at least one computed evaluation")
+    recent = np.asarray(positions[-forecaster.window :])
+    weights = np.zeros(len(positions))
+    weights[-len(recent) :] = forecaster.blend * forecaster._spectral(recent, target, total)
+    weights[-len(recent) :] += (1 - forecaster.blend) * newton(recent, target)
+    weights.flags.writeable = False
+    return weights
+
+
+def on_unit_interval(points: Array, low: float, high: float) -> Array:
+    """Map [low, high] to [-1, 1], where Chebyshev polynomials are well conditioned; a single point to 0."""
+    half = (high - low) / 2 or 1.0
+    return (points - (low + high) / 2) / half
+
+
+def newton(positions: Array, target: float) -> Array:
+    """Weights of first-order Newton extrapolation through the last two distinct positions (else: hold the last).
+
+    >>> newton(np.array([0.0, 1.0, 3.0]), 4.0).tolist()
+    [0.0, -0.5, 1.5]
+    """
     weights = np.zeros(len(positions))
     last = positions[-1]
     weights[-1] = 1.0

@@ -1,41 +1,74 @@
-"""Numbers and durations on their way from the device to the host, without making anyone wait."""
+"""Numbers on their way from the device to the host, used at a fixed place of a run.
+
+One seed gives one picture: a number never acts when it happens to arrive, but `LAG` evaluations after the one that it
+was measured in. By then the device has usually computed it, so that waiting costs nothing.
+"""
 
 import time
+from typing import Any
 
 import torch
 
+LAG = 2
+"""Evaluations from where a number is measured to the first decision that it may change."""
+
 
 class Readback:
-    """Start copying a 0-dim tensor to the host; `poll` it later.
+    """Start copying a small tensor to the host; `wait` for it later.
 
-    On CUDA the copy goes to pinned memory behind an event, so that neither `__init__` nor `poll` stalls the device.
+    Where the device has events and pinned memory the copy runs beside the computation; elsewhere it is made by `wait`.
     """
 
     def __init__(self, value: torch.Tensor) -> None:
-        self._event: torch.cuda.Event | None = None
-        if value.device.type == "cuda":
-            self._host = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
-            self._host.copy_(value, non_blocking=True)
-            self._event = torch.cuda.Event()
-            self._event.record(torch.cuda.current_stream(value.device))
-        else:
-            self._host = value.detach().clone()
+        value = value.detach()
+        self._event = _recorded(value.device)
+        if self._event is None:
+            self._value = value.clone()
+            return
+        self._value = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
+        self._value.copy_(value, non_blocking=True)
+        self._event = _recorded(value.device)
 
-    def poll(self) -> float | None:
-        """The number, or None while it is still on its way."""
-        if self._event is not None and not self._event.query():
-            return None
-        return self._host.item()
-
-    def wait(self) -> float:
-        """The number; waits for the device if it has to."""
+    def wait(self) -> torch.Tensor:
+        """The tensor on the host; waits for the device if it has to."""
         if self._event is not None:
             self._event.synchronize()
-        return self._host.item()
+        return self._value.cpu()
+
+    def item(self) -> float:
+        """The number of a 0-dim tensor."""
+        return float(self.wait())
+
+
+class Delayed:
+    """Measurements that wait for their place."""
+
+    def __init__(self) -> None:
+        self._waiting: list[tuple[int, Any]] = []
+
+    def put(self, evaluation: int, measured: Any) -> None:
+        """Something was measured in an evaluation."""
+        self._waiting.append((evaluation, measured))
+
+    def due(self, evaluation: int) -> list[tuple[int, Any]]:
+        """What may act on the decision about an evaluation: all that was measured at least `LAG` evaluations before.
+
+        >>> delayed = Delayed()
+        >>> delayed.put(3, "drift")
+        >>> delayed.due(4), delayed.due(5), delayed.due(6)
+        ([], [(3, 'drift')], [])
+        """
+        found = [entry for entry in self._waiting if entry[0] + LAG <= evaluation]
+        self._waiting = [entry for entry in self._waiting if entry[0] + LAG > evaluation]
+        return found
+
+    def clear(self) -> None:
+        """Forget what still waits."""
+        self._waiting.clear()
 
 
 class Stopwatch:
-    """Seconds between construction and `stop`: by events on CUDA (which the host runs ahead of), else by the clock."""
+    """Seconds from construction to `stop`: by events on CUDA (which the host runs ahead of), else by the clock."""
 
     def __init__(self, device: torch.device) -> None:
         self._events: tuple[torch.cuda.Event, torch.cuda.Event] | None = None
@@ -57,3 +90,15 @@ class Stopwatch:
             return self._stop - self._start
         self._events[1].synchronize()
         return self._events[0].elapsed_time(self._events[1]) / 1000
+
+
+def _recorded(device: torch.device) -> Any:
+    """An event behind all that was submitted to a device; None where copies cannot run beside the computation."""
+    if device.type not in ("cuda", "xpu"):  # MPS and others: no pinned memory
+        return None
+    event = torch.Event(device)
+    if hasattr(torch, "accelerator"):
+        event.record(torch.accelerator.current_stream(device))
+    else:
+        event.record()
+    return event

@@ -5,29 +5,32 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from .messages import Message, Reason, Text, say
+
 Kind = Literal["computed", "forecast"]
 
 
 @dataclass
 class Evaluation:
-    """One network evaluation that the sampler asked for (all conditionings together).
+    """One model evaluation that the sampler asked for (all conditionings together).
 
     Attributes:
         position: its number in the run, from 0.
         sigma: its noise level.
-        kind: whether the network was computed or its feature forecast.
-        reason: why.
-        error: relative L2 error that a forecast of the feature would have had (known where computed and forecastable).
-        drift: by how much the latent was off when this was computed, relative to itself (known where computed, behind
-            forecasts, and corrected).
+        kind: whether the model was computed or its feature forecast.
+        reason: why it was computed; None where it was forecast.
+        feature_error: relative L2 error that a forecast of the feature would have had; the worst picture and
+            conditioning. Known where the feature was computed and could have been forecast.
+        drift: relative L2 distance that the latent had drifted through the gap before this evaluation, before it was
+            corrected; the worst picture. Known where a corrected gap ended.
         seconds: duration.
     """
 
     position: int
     sigma: float
     kind: Kind
-    reason: str
-    error: float | None = None
+    reason: Reason | None = None
+    feature_error: float | None = None
     drift: float | None = None
     seconds: float | None = None
 
@@ -43,29 +46,32 @@ class Trace:
         target: what is forecast ("block output", "model output" or "denoised latent").
         settings: the node's values.
         evaluations: what happened, in order.
-        not_accelerated: why the whole run was computed, if it was.
+        off: why the whole run was computed, if it was.
         notes: what the user should know besides (a fallback, say).
-        self_test: largest relative difference between a bypassed and a full call with the same features.
-        outcome: "done", "interrupted" or "error".
-        node: id of the node that sampled, prompt: id of its prompt; both empty outside ComfyUI's executor.
+        error: expected relative L2 error of the final latent, worst picture; None where it is not known.
+        self_test: largest relative difference between a head-only and a full call with the same features.
+        outcome: "running", "done", "interrupted" or "error".
+        node: id of the node that sampled; empty outside of ComfyUI's executor.
+        prompt: id of its prompt; likewise.
     """
 
     total: int = 0
     model: str = ""
     sampler: str = ""
     target: str = ""
-    settings: dict[str, int | float | str] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
     evaluations: list[Evaluation] = field(default_factory=list)
-    not_accelerated: str | None = None
-    notes: list[str] = field(default_factory=list)
+    off: Message | None = None
+    notes: list[Message] = field(default_factory=list)
+    error: float | None = None
     self_test: float | None = None
-    outcome: Literal["done", "interrupted", "error"] = "done"
+    outcome: Literal["running", "done", "interrupted", "error"] = "running"
     node: str = ""
     prompt: str = ""
 
     @property
     def computed(self) -> int:
-        """Evaluations on which the network ran."""
+        """Evaluations on which the model ran."""
         return sum(e.kind == "computed" for e in self.evaluations)
 
     @property
@@ -74,60 +80,60 @@ class Trace:
         return len(self.evaluations) - self.computed
 
     @property
-    def error(self) -> float | None:
-        """What the final latent is estimated to be off by, relative to itself.
+    def kinds(self) -> str:
+        """c for each computed evaluation, f for each forecast one."""
+        return "".join(e.kind[0] for e in self.evaluations)
 
-        Where gaps are corrected, the root of the sum of the squares of what the latent drifted in each. Else the mean
-        over all evaluations of what their outputs are off by: nothing where computed, and inside of a gap as much as
-        the square of the distance makes of what was seen at its end.
-        """
-        drifts = [e.drift for e in self.evaluations if e.drift is not None and math.isfinite(e.drift)]
-        if drifts:
-            return math.hypot(*drifts)
-        total, latest, growth = 0.0, -1, None
-        for evaluation in self.evaluations:
-            if evaluation.kind == "computed":
-                gap = evaluation.position - latest
-                if evaluation.error is not None and math.isfinite(evaluation.error):
-                    growth = evaluation.error / gap**2
-                    total += growth * _squares(gap - 1)
-                latest = evaluation.position
-        if growth is None:
+    @property
+    def saved(self) -> float | None:
+        """Seconds that forecasting saved: what the forecast evaluations would have taken, less what they took."""
+        computed = [e.seconds for e in self.evaluations if e.kind == "computed" and e.seconds is not None]
+        forecast = [e.seconds for e in self.evaluations if e.kind == "forecast" and e.seconds is not None]
+        if not computed or not forecast:
             return None
-        return (total + growth * _squares(len(self.evaluations) - 1 - latest)) / len(self.evaluations)
+        usual = sorted(computed)[len(computed) // 2]  # the first call of a model loads and compiles
+        return max(0.0, usual * len(forecast) - sum(forecast))
 
-    def note(self, text: str) -> None:
+    @property
+    def full(self) -> Message | None:
+        """Why nothing was forecast; None if something was."""
+        return None if self.forecast else self.off or say(Text.NOTHING)
+
+    def note(self, message: Message) -> None:
         """Add a note once."""
-        if text not in self.notes:
-            self.notes.append(text)
+        if message not in self.notes:
+            self.notes.append(message)
 
     def summary(self) -> str:
-        """One line, as it stands in the log and on the node."""
-        if self.outcome != "done":
-            text = f"{self.outcome} after {len(self.evaluations)} of {self.total} evaluations, {self.computed} computed"
-        elif self.not_accelerated or not self.forecast:
-            text = f"not accelerated: {self.not_accelerated or 'no evaluation could be forecast'}"
+        """One line, as it stands in the log."""
+        count = len(self.evaluations)
+        if self.outcome in ("interrupted", "error"):
+            text = f"{self.outcome} after {count} of {self.total} evaluations, {self.computed} computed"
+        elif self.full:
+            text = f"not accelerated: {self.full}"
         else:
-            count = len(self.evaluations)
             text = f"{self.computed} of {count} evaluations computed ({count / max(1, self.computed):.1f}x fewer)"
-            if self.error is not None:
-                text += f", estimated error {self.error:.2%}"
-        return "Spectrum: " + "; ".join([text, *self.notes])
+            text += f", estimated error {self.error:.1%}" if self.error is not None else ", error not known"
+        return "Spectrum: " + "; ".join([text, *map(str, self.notes)])
 
-    def timeline(self) -> str:
-        """One character per evaluation so far: computed, forecast, or still to come."""
-        done = "".join("█" if e.kind == "computed" else "▁" for e in self.evaluations)
-        return done + "·" * (self.total - len(done))
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; numbers that are not finite become None."""
+        data = asdict(self) | {
+            "computed": self.computed,
+            "forecast": self.forecast,
+            "kinds": self.kinds,
+            "saved": self.saved,
+            "summary": self.summary(),
+            "off": str(self.full) if self.full else None,
+            "notes": [str(note) for note in self.notes],
+            "evaluations": [asdict(e) | {"reason": e.reason and e.reason.value} for e in self.evaluations],
+        }
+        plain: dict[str, Any] = _finite(data)
+        return plain
 
     def to_json(self) -> str:
-        """Strict JSON; numbers that are not finite become null."""
-        data = asdict(self) | {"computed": self.computed, "forecast": self.forecast, "error": self.error}
-        return json.dumps(_finite(data), allow_nan=False)
-
-
-def _squares(count: int) -> int:
-    """1 + 4 + 9 + ... + count**2."""
-    return count * (count + 1) * (2 * count + 1) // 6
+        """Strict JSON of `to_dict`."""
+        return json.dumps(self.to_dict(), allow_nan=False)
 
 
 def _finite(value: Any) -> Any:

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import comfyui_version
 import pytest
-from spectrum_accelerate.nodes.samplers import IRREGULAR, STOCHASTIC, UNGUIDED
+from spectrum_accelerate.nodes.samplers.table import IRREGULAR, REPLACES_NOISE, UNGUIDED
 from spectrum_accelerate.spectrum_core.trace import Trace
 
 Tables = dict[str, dict[str, dict[str, str]]]
 """Area -> row -> column -> text."""
 
-SHORT = {STOCHASTIC: "noise", UNGUIDED: "unguided", IRREGULAR: "path", "left its own noise levels": "levels"}
+SHORT = {REPLACES_NOISE: "noise", UNGUIDED: "unguided", IRREGULAR: "path", "left the noise levels": "levels"}
 """Why a sampler is not accelerated, as it stands in the cells of its table."""
 
 FACTOR, SLACK = 1.5, 0.01
@@ -119,8 +119,8 @@ def remarks(traces: Sequence[Trace]) -> str:
     found = []
     for trace in traces:
         if not trace.forecast:
-            found.append(trace.not_accelerated or "no evaluation could be forecast")
-        found += trace.notes
+            found.append(str(trace.full))
+        found += map(str, trace.notes)
     return "; ".join(dict.fromkeys(found))
 
 

@@ -5,15 +5,19 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from spectrum_accelerate.nodes.attach import attach, attachment
-from spectrum_accelerate.nodes.settings import DEFAULTS, GROWING, Settings
+from spectrum_accelerate.nodes.runtime import accelerate, attachment
+from spectrum_accelerate.nodes.settings import PAPER, Settings
 from spectrum_accelerate.spectrum_core.trace import Trace
 
 
+PLAIN_PAPER = {"schedule": PAPER, "skip_interval": 2.0, "warmup": 1, "ridge": 0.0}
+"""The paper's schedule with an exact fit: what is computed then is easy to write down."""
+
+
 def accelerated(model: Any, **changes: Any) -> Any:
-    """The MODEL with the node's defaults, some of them changed; with the paper's schedule, as what is computed then is
-    easy to write down."""
-    return attach(model, Settings(**{**DEFAULTS, "schedule": GROWING, **changes}))
+    """The MODEL with the paper's schedule and an exact fit, some values changed; with another schedule, its defaults."""
+    paper = changes.get("schedule", PAPER) == PAPER
+    return accelerate(model, Settings.of(**(PLAIN_PAPER if paper else {}) | changes))
 
 
 def runs(model: Any) -> list[Trace]:
@@ -37,7 +41,7 @@ def distance(a: Any, b: Any) -> float:
 
 def kinds(trace: Trace) -> str:
     """c for each computed evaluation, f for each forecast one."""
-    return "".join(evaluation.kind[0] for evaluation in trace.evaluations)
+    return trace.kinds
 
 
 @contextmanager

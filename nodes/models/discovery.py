@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from ...spectrum_core.messages import Message, Text, say
 from .architectures import Architecture, Tap
-from .bypass import Bypass, eager, label_of, overridden
+from .taps import TapError, TappedModel, eager, label_of, overridden
 
 SHARE = 0.5
 """The block lists hold more than this part of the network's parameters."""
@@ -25,39 +26,40 @@ MINOR = 0.1
 UNKNOWN = Architecture(taps=(), rows_by_call=True)
 
 
-class Discovery(Bypass):
-    """A bypass that finds its row in the first call that it captures.
+class Discovery(TappedModel):
+    """A tapped model that finds its row in the first call that it captures.
 
     Nothing is remembered from run to run: the same seed gives the same picture, whatever was sampled before.
 
     Args:
         base_model: ComfyUI's BaseModel (owner of `diffusion_model`).
-        note: is told what was found.
+        note: gets what was found.
     """
 
-    def __init__(self, base_model: nn.Module, note: Callable[[str], None]) -> None:
+    def __init__(self, base_model: nn.Module, note: Callable[[Message], None]) -> None:
         super().__init__(base_model, UNKNOWN)
         self._note = note
 
-    def capture(
+    def run_full(
         self, call: Callable[[], torch.Tensor], receive: Callable[[str, torch.Tensor], None]
-    ) -> tuple[torch.Tensor, str | None]:
-        """As `Bypass.capture`. The first call is watched, and its feature counts already."""
+    ) -> tuple[torch.Tensor, Exception | None]:
+        """As `TappedModel.run_full`. The first call is watched, and its feature counts already."""
         if self.architecture is not UNKNOWN:
-            return super().capture(call, receive)
-        with eager(self._base_model) as network:  # watching would recompile
+            return super().run_full(call, receive)
+        with eager(self.base_model) as network:  # watching would recompile
             watch = Watch(network)
             with watch.watching():
                 output = call()
         name = type(network).__name__
         if watch.feature is None:
-            return output, f"{name} has no row, and watching a call found no blocks with a head behind them"
+            return output, TapError(f"{name} is not in the table, and no blocks with a head behind them were found")
         row = self.architecture = watch.row
-        self._note(f"{name} has no row; found by watching a call: {', '.join(row.blocks)}, then {row.taps[0].module}")
+        blocks, head = ", ".join(row.blocks), row.taps[0].module
+        self._note(say(Text.DISCOVERED, network=name, blocks=blocks, head=head))
         try:
             receive(label_of(row.taps[0]), watch.feature)
         except Exception as error:  # whatever it is (out of memory, say), the model's own call was right
-            return output, f"{error}"
+            return output, error.with_traceback(None)
         return output, None
 
 

@@ -1,4 +1,4 @@
-"""One call of the real model with its feature tapped, or with its blocks left out and the feature put in.
+"""One call of the real model: in full with its feature tapped, or its head alone with a feature put in.
 
 The model's own forward runs in both cases; nothing of it is copied. Whatever is changed is an instance attribute of
 this one model and is restored before the call returns, also on an error or an interrupt.
@@ -25,7 +25,7 @@ class TapError(RuntimeError):
     """The model's forward did not pass the taps as the architecture says."""
 
 
-class Bypass:
+class TappedModel:
     """The two ways to call one base model.
 
     Args:
@@ -34,19 +34,19 @@ class Bypass:
     """
 
     def __init__(self, base_model: nn.Module, architecture: Architecture) -> None:
-        self._base_model = base_model
+        self.base_model = base_model
         self.architecture = architecture
 
-    def capture(
+    def run_full(
         self, call: Callable[[], torch.Tensor], receive: Callable[[str, torch.Tensor], None]
-    ) -> tuple[torch.Tensor, str | None]:
+    ) -> tuple[torch.Tensor, Exception | None]:
         """Run the full call; `receive` gets every feature as it enters the head, before the head can change it.
 
         Returns:
             The call's output, and what went wrong with the taps if something did (the output is right all the same).
         """
         seen: list[str] = []
-        problems: list[str] = []
+        problems: list[Exception] = []
 
         def take(label: str, feature: Any) -> None:
             try:
@@ -57,7 +57,7 @@ class Bypass:
                 seen.append(label)
                 receive(label, feature)
             except Exception as error:  # whatever it is (out of memory, say), the model's own call goes on
-                problems.append(f"{error}")
+                problems.append(error.with_traceback(None))  # which would keep the feature alive
 
         def tapped(tap: Tap, original: Callable, *args: Any, **kwargs: Any) -> Any:
             if tap.argument is not None:
@@ -68,16 +68,17 @@ class Bypass:
                 take(label_of(tap, index), part)
             return output
 
-        with self._taps(tapped, self._base_model.diffusion_model):
+        with self._taps(tapped, self.base_model.diffusion_model):
             output = call()
         if self.architecture is DENOISED:
             take(RESULT, output)
         if not seen:
-            problems.append(f"the model never passes {', '.join(label_of(tap) for tap in self.architecture.taps)}")
+            missed = ", ".join(label_of(tap) for tap in self.architecture.taps)
+            problems.append(TapError(f"the model never passes {missed}"))
         return output, problems[0] if problems else None
 
-    def replay(self, call: Callable[[], torch.Tensor], features: Features) -> torch.Tensor:
-        """Run the call without the blocks, the features (by the labels that `capture` gave) in their place."""
+    def run_head(self, call: Callable[[], torch.Tensor], features: Features) -> torch.Tensor:
+        """Run the call without the blocks, the features (by the labels that `run_full` gave) in their place."""
         if self.architecture is DENOISED:
             return features[RESULT]
 
@@ -89,7 +90,7 @@ class Bypass:
             return parts[0] if len(parts) == 1 else parts
 
         with ExitStack() as stack:
-            raw = stack.enter_context(eager(self._base_model))  # a changing module list would recompile
+            raw = stack.enter_context(eager(self.base_model))  # a changing module list would recompile
             blocks = [stack.enter_context(_left_out(raw, path)) for path in self.architecture.blocks]
             if blocks and not any(blocks):
                 raise TapError(f"the model has no {', '.join(self.architecture.blocks)}")
@@ -104,7 +105,7 @@ class Bypass:
             for tap in self.architecture.taps:
                 # A compiled model keeps its inner modules under _orig_mod; its result is tapped on the outside.
                 inside = tap.argument is not None
-                # A variant or another version may lack a tap; if none is passed at all, `capture` says so.
+                # A variant or another version may lack a tap; if none is passed at all, `run_full` says so.
                 for module in _find(getattr(network, "_orig_mod", network) if inside else network, tap.module):
                     original = getattr(module, tap.method, None)
                     if original is None:

@@ -30,7 +30,6 @@ import torch
 from numpy.typing import NDArray
 
 from .forecast import Forecaster
-from .readback import Readback
 
 Array = NDArray[np.float64]
 Weights = Callable[[Sequence[int], int], Array]
@@ -49,10 +48,6 @@ INTERPOLATION = between(ORDER)
 SPREAD = 0.1
 """Standard deviation of the data in `gain`. Latents have about 1, but errors mostly take directions in which data
 hardly vary. Chosen on tuning prompts of the trained models, as `GUIDED` was."""
-
-UNLIKE, JUMP = 1.0, 0.25
-"""Relative distance of a computed output, and of a forecast one, to what the earlier outputs foretell, from which on
-they do not lie on one path: the guidance was changed, say. No gap is corrected across such a place."""
 
 MEMORY = 8
 """Steps for which what a sampler was told is kept at most; no sampler of the table answers to it for longer."""
@@ -95,7 +90,7 @@ class _Told:
     believed: torch.Tensor
 
 
-class Correction:
+class Corrector:
     """What a sampler was told of one run, and what is believed by now.
 
     Args:
@@ -126,20 +121,18 @@ class Correction:
         self._recent: dict[int, _Told] = {}  # by evaluation
         self._doubt: torch.Tensor | None = None  # by picture: factor of the response that alternation led to
         self._innovation: torch.Tensor | None = None  # what the latest corrected step differed by from its forecast
-        self._trust: torch.Tensor | None = None  # 0-dim bool: forecasts of the present gap agree with the earlier ones
-        self._verdict: Readback | None = None  # of the latest computed step, on its way
-        self._drift: Readback | None = None
+        self._drift: torch.Tensor | None = None
 
     def restart(self) -> None:
         """Forget everything: what comes next is another path."""
         self._known.clear()
         self._shifts.clear()
         self._recent.clear()
-        self._doubt = self._innovation = self._trust = self._verdict = self._drift = None
+        self._doubt = self._innovation = self._drift = None
 
-    def drift(self) -> Readback | None:
-        """By how much the latent was off when the latest evaluation was computed, relative to itself; None if nothing
-        was forecast before it."""
+    def drift(self) -> torch.Tensor | None:
+        """By how much the latent was off when the latest evaluation was computed, relative to itself, [batch]; None if
+        nothing was forecast before it."""
         drift, self._drift = self._drift, None
         return drift
 
@@ -160,10 +153,6 @@ class Correction:
             shift = self._shifts[k][stage]
             if shift is not None and weight:
                 believed = believed + float(weight) * shift.nan_to_num()
-        foretold = _sum((float(w), self._known[k][stage]) for k, w in zip(known, weights, strict=True) if w)
-        if foretold is not None:
-            alike = _norm(believed - foretold) <= JUMP * _norm(believed)
-            self._trust = alike if self._trust is None else self._trust & alike
         told = self._pay(evaluation, believed, None)
         self._recent[evaluation] = _Told(told if self._reach else believed, believed)
         return None if told is output else told - output
@@ -182,9 +171,6 @@ class Correction:
             return None
         first = step * self._stages
         outputs = [self._recent[e].told for e in range(first, evaluation + 1)]
-        if self._verdict is not None and self._verdict.poll() == 0:
-            for k in sorted(self._known)[:-1]:
-                del self._known[k], self._shifts[k]
         gap = self._gap(first)
         owed = self._settle(step, outputs, gap, latent) if gap else self._learn(step, outputs, outputs)
         told = self._pay(evaluation, self._recent[evaluation].believed, owed)
@@ -239,7 +225,7 @@ class Correction:
         plain = [o - response[row] * doubt * d for row, (o, d) in enumerate(zip(outputs, off, strict=True))]
         found = _solved(coupling, doubt, plain, outputs)
         foretold = self._foretold(step)
-        trusted = self._judged(outputs, foretold)
+        trusted = _finite(*found, *outputs)
         if foretold is not None:
             self._doubted(found[0] - foretold)
         found = [torch.where(trusted, new, old) for new, old in zip(found, outputs, strict=True)]
@@ -256,7 +242,7 @@ class Correction:
             entry.believed = entry.believed + change
             if not self._reach:
                 entry.told = entry.believed
-        self._drift = Readback(_norm(drift) / _norm(latent).clamp_min(1e-12))
+        self._drift = _norms(drift) / _norms(latent).clamp_min(1e-12)
         rest = self._learn(step, outputs, found)
         return _sum([*owed, *([(1.0, rest)] if rest is not None else [])])
 
@@ -265,17 +251,6 @@ class Correction:
         known = sorted(self._known)
         weights = self._weights(known, step)
         return _sum((float(w), self._known[k][0]) for k, w in zip(known, weights, strict=True) if w)
-
-    def _judged(self, outputs: list[torch.Tensor], foretold: torch.Tensor | None) -> torch.Tensor:
-        """Whether the outputs lie on the path of the earlier ones, as a 0-dim bool on the device."""
-        alike = torch.ones((), dtype=torch.bool, device=outputs[0].device)
-        if foretold is not None:
-            alike = _norm(outputs[0] - foretold) <= UNLIKE * _norm(outputs[0])
-        if self._trust is not None:
-            alike = alike & self._trust
-        self._trust = None
-        self._verdict = Readback(alike.float())
-        return alike
 
     def _doubted(self, innovation: torch.Tensor) -> None:
         """Let the response of each picture grow while its innovations alternate, and shrink again."""
@@ -370,5 +345,12 @@ def _total(terms: Iterable[tuple[float, torch.Tensor]]) -> torch.Tensor:
     return total
 
 
-def _norm(value: torch.Tensor) -> torch.Tensor:
-    return torch.linalg.vector_norm(value, dtype=torch.float32)
+def _norms(value: torch.Tensor) -> torch.Tensor:
+    """Norm of each picture: float32 [batch]."""
+    return torch.linalg.vector_norm(value.flatten(1), dim=1, dtype=torch.float32)
+
+
+def _finite(*values: torch.Tensor) -> torch.Tensor:
+    """Whether a picture is finite in all values: bool [batch, 1, ...]."""
+    fine = torch.stack([value.flatten(1).isfinite().all(dim=1) for value in values]).all(dim=0)
+    return fine.reshape(-1, *[1] * (values[0].ndim - 1))

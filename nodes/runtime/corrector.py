@@ -1,0 +1,105 @@
+"""The corrector of a run: between ComfyUI's denoised latents and the variable that the core's corrector works in."""
+
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import torch
+
+from ...spectrum_core.corrector import Corrector, gain
+from ..samplers.layout import Layout
+from ..samplers.linear_map import LinearMap
+from ..samplers.signal import Signal
+
+
+class LatentCorrector:
+    """Corrects what the sampler gets.
+
+    Args:
+        signal: of the run.
+        found: the sampler's linear map, in outputs of the signal.
+        layout: of its evaluations.
+        sampling: ComfyUI's model sampling.
+    """
+
+    def __init__(self, signal: Signal, found: LinearMap, layout: Layout, sampling: Any) -> None:
+        self._signal, self._layout = signal, layout
+        self._scale = 1.0  # of classifier-free guidance
+        self._seen: Hashable = None
+        self._uncorrected: tuple[torch.Tensor, torch.Tensor] | None = None
+        levels, steps = found.levels, len(layout.starts)
+        data = [float(sampling.noise_scaling(torch.tensor(s), torch.zeros(1), torch.ones(1))) for s in levels]
+
+        def response(evaluation: int) -> float:
+            sigma = levels[evaluation]
+            # A denoised latent answers to noise, too, but by less than could be measured reliably.
+            return 0.0 if signal.denoised or not sigma else (1 - gain(sigma, data[evaluation], self._scale)) / sigma
+
+        self._corrector = Corrector(
+            found.coefficients[:, 1:].numpy(),
+            layout.stages,
+            response,
+            lambda known, step: signal.forecaster.weights(known, step, steps),
+            signal.forecaster.window,
+            order=signal.order,
+        )
+
+    def apply(
+        self,
+        evaluation: int,
+        forecast: bool,
+        guidance: tuple[Hashable, float],
+        sigma: torch.Tensor,
+        latent: torch.Tensor,
+        denoised: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """What the sampler gets instead of a denoised latent, to make good for the forecasts before.
+
+        Args:
+            evaluation: its number in the run.
+            forecast: whether it was forecast.
+            guidance: the conditionings of the evaluation, and the guidance scale. Where they change, the output jumps.
+            sigma: noise levels, shape [batch].
+            latent: what the network was given, shape [batch, ...].
+            denoised: the guider's result, of the same shape.
+
+        Returns:
+            The denoised latent for the sampler; and, where a gap ended, by how much the latent had drifted through it,
+            relative to itself: float32 [batch] on the device.
+        """
+        self._uncorrected = None
+        if guidance != self._seen:
+            self._corrector.restart()
+        self._seen, self._scale = guidance, guidance[1]
+        if evaluation >= self._layout.total:
+            return denoised, None
+        output = self._signal.output(sigma, denoised, latent)
+        if forecast:
+            change, drift = self._corrector.forecast(evaluation, output), None
+        else:
+            change = self._corrector.computed(evaluation, output, latent)
+            drift = self._corrector.drift()
+        if change is None:
+            return denoised, drift
+        corrected = denoised + self._signal.latent(sigma, change, 0.0).to(denoised.dtype)
+        if evaluation + 1 < self._layout.total:
+            self._uncorrected = corrected, denoised
+        return corrected, drift
+
+    def shown(self, denoised: torch.Tensor) -> torch.Tensor:
+        """What a preview shows where the sampler would show the latent it was given: the guider's own result."""
+        corrected, plain = self._uncorrected or (None, None)
+        return plain if plain is not None and denoised is corrected else denoised
+
+    def restart(self) -> None:
+        """Forget everything."""
+        self._uncorrected = None
+        self._corrector.restart()
+
+
+def previewed(callback: Callable[..., Any], shown: Callable[[torch.Tensor], torch.Tensor]) -> Callable[..., Any]:
+    """A sampler's callback that is given the denoised latent as it would be without the corrector."""
+
+    def call(step: int, denoised: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        return callback(step, shown(denoised), *args, **kwargs)
+
+    return call

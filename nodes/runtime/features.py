@@ -1,0 +1,294 @@
+"""One call of the network: computed with its features kept, or forecast from them.
+
+It never calls the run: what the run must know stands in the evaluation in progress. Calls of several devices run in
+threads, so that nothing is given up here that another call may still read.
+"""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from comfy.model_management import OOM_EXCEPTION, InterruptProcessingException
+from einops import rearrange
+
+from ...spectrum_core.forecast import Forecaster
+from ...spectrum_core.messages import Message, Reason, Text, say
+from ...spectrum_core.readback import Readback
+from ..models.architectures import DENOISED, MODEL_OUTPUT, Architecture, find
+from ..models.discovery import Discovery
+from ..models.rows import ConditioningHistory, Identity, Key, RowsError, forecast_rows, history_keys
+from ..models.taps import Features, TapError, TappedModel
+from ..samplers.signal import Signal
+from ..settings import BLOCK_OUTPUT, DENOISED_LATENT
+from .evaluation import EvaluationInProgress
+
+HOLD_LAST = Forecaster(degree=1, window=1, ridge=0.0)
+"""Weight 1 on the newest feature: what the self-test puts in."""
+
+SELF_TEST_LIMIT = {torch.float32: 1e-3, torch.float64: 1e-3}
+SELF_TEST_LIMIT_HALF = 1e-2
+"""Relative difference up to which a head-only call passes: a compiled head may round differently from an eager one; a
+wrong one is off by far more."""
+
+WHOLE_MODEL_TARGETS = MODEL_OUTPUT, DENOISED
+"""Targets of which no part of the network runs."""
+
+Call = Callable[[], torch.Tensor]
+
+
+class FeatureForecaster:
+    """The features of a run.
+
+    Args:
+        signal: what is forecast.
+        total: steps of the run.
+        capacity: how many computed steps a history holds at most.
+        enough: how many computed steps a forecast needs.
+        note: gets what the user should know.
+    """
+
+    def __init__(self, signal: Signal, total: int, capacity: int, enough: int, note: Callable[[Message], None]) -> None:
+        self._signal, self._total = signal, total
+        self._capacity, self._enough, self._note = capacity, enough, note
+        self._tapped: dict[Identity, TappedModel] = {}
+        self._histories: dict[Key, ConditioningHistory] = {}
+        self._tested: set[Key] = set()
+        self._buffers: dict[int, Features] = {}
+        self._computed_last = -1
+        self._lock = threading.Lock()
+        self.self_test: float | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return sum(history.nbytes for history in list(self._histories.values()))
+
+    def call(
+        self,
+        evaluation: EvaluationInProgress,
+        base_model: Any,
+        x: torch.Tensor,
+        options: dict[str, Any],
+        full: Call,
+        head: Callable[[dict[str, Any]], torch.Tensor],
+    ) -> torch.Tensor:
+        """The output of a call: forecast, or computed with its features kept.
+
+        Args:
+            evaluation: that the call belongs to.
+            base_model: that is called.
+            x: its input, shape [conditionings * batch, ...].
+            options: the call's transformer_options.
+            full: calls the model.
+            head: calls the model without what only its blocks need, with these transformer_options besides.
+
+        Raises:
+            BeginAgain: if the evaluation must be computed from its beginning.
+        """
+        try:
+            tapped = self._tapped_model(base_model)
+            row = tapped.architecture
+            found = history_keys(base_model, x, options, evaluation.occurrences, row.rows_by_call, evaluation.controls)
+        except RowsError:
+            evaluation.failure = say(Text.ROWS)
+            if evaluation.forecast:
+                evaluation.compute(Reason.OFF)
+            return full()
+        keys: list[Key] = [(evaluation.stage, key) for key in found]
+
+        def head_only() -> torch.Tensor:
+            return head(dict(tapped.architecture.options))
+
+        histories = self._to_forecast_from(evaluation, keys)
+        if histories:
+            try:
+                return self._forecast(tapped, histories, evaluation, head_only)
+            except InterruptProcessingException:
+                raise
+            except Exception as error:
+                evaluation.failure = failure("a forecast", error)
+                evaluation.compute(Reason.OFF)
+        if evaluation.failure is not None:
+            return full()
+        return self._captured(evaluation, tapped, keys, x, full, head_only)
+
+    def end(self, evaluation: EvaluationInProgress) -> bool:
+        """A computed step has ended: conditionings that it did not have could only be forecast across a gap, so that
+        they are let go. Whether the target changed to the model output."""
+        if evaluation.fallback is not None:
+            self._note(say(Text.FALLBACK, problem=evaluation.fallback))
+            self.release()
+            self._tapped = {key: _whole(tapped) for key, tapped in self._tapped.items()}
+            self._tested.clear()
+            self.self_test = None
+            return True
+        if not evaluation.forecast:
+            self._computed_last = evaluation.step
+            kept = {
+                key: history
+                for key, history in self._histories.items()
+                if history.positions and history.positions[-1] == evaluation.step
+            }
+            self._histories = kept
+        return False
+
+    def release(self) -> None:
+        """Free all features."""
+        for history in list(self._histories.values()):
+            history.clear()
+        self._histories = {}
+        self._buffers = {}
+
+    def _to_forecast_from(self, evaluation: EvaluationInProgress, keys: list[Key]) -> list[ConditioningHistory] | None:
+        """The histories to forecast a call from; None where it is computed."""
+        with evaluation.lock:  # with several devices, an evaluation's calls run in threads of their own
+            if not evaluation.forecast:
+                return None
+            histories = [self._histories.get(key) for key in keys]
+            ready = [h for h in histories if h is not None and self._ready(h)]
+            if len(ready) == len(keys):
+                evaluation.forecast_calls += 1
+                return ready
+            evaluation.compute(Reason.NO_HISTORY)
+            return None
+
+    def _ready(self, history: ConditioningHistory) -> bool:
+        """Whether a history can be forecast from: enough points, not left behind by a gap."""
+        positions = history.positions
+        return len(positions) >= self._enough and positions[-1] >= self._computed_last
+
+    def _forecast(
+        self,
+        tapped: TappedModel,
+        histories: list[ConditioningHistory],
+        evaluation: EvaluationInProgress,
+        head_only: Call,
+    ) -> torch.Tensor:
+        whole = tapped.architecture in WHOLE_MODEL_TARGETS
+        # The model's output may live on as the sampler's own; only what enters a head can be reused.
+        buffers = None if whole else self._buffers.setdefault(id(tapped), {})
+        features = forecast_rows(histories, self._signal.forecaster, evaluation.step, self._total, buffers)
+        output = tapped.run_head(head_only, features)
+        if not whole and any(_shares_memory(output, feature) for feature in features.values()):
+            output = output.clone()  # a head that passes its input on
+        return output
+
+    def _captured(
+        self,
+        evaluation: EvaluationInProgress,
+        tapped: TappedModel,
+        keys: list[Key],
+        x: torch.Tensor,
+        full: Call,
+        head_only: Call,
+    ) -> torch.Tensor:
+        """A computed call whose features go to their histories. The first call of a kind is also the self-test."""
+        position = evaluation.step
+        with self._lock:
+            histories = [self._histories.setdefault(key, ConditioningHistory(self._capacity)) for key in keys]
+        for history in histories:
+            history.discard(position)  # known already where the evaluation began again
+
+        def receive(label: str, feature: torch.Tensor) -> None:
+            if feature.ndim == 0 or feature.shape[0] % len(histories):
+                raise TapError(f"the rows of {label} {tuple(feature.shape)} do not divide by conditioning")
+            batch = x.shape[0] // len(histories)
+            rows = rearrange(feature, "(cond batch) ... -> cond batch ...", cond=len(histories))
+            for history, own in zip(histories, rows, strict=True):
+                pictures = batch if own.shape[0] % batch == 0 else 1
+                error = history.error(label, own, self._signal.forecaster, position, self._total, pictures)
+                evaluation.feature_errors.append(Readback(_nan_unless_finite(own) if error is None else error))
+                history.push(label, position, own)
+
+        output, problem = tapped.run_full(full, receive)
+        kind = (Identity(tapped), *x.shape[1:])
+        if problem is None and kind not in self._tested:
+            problem = self._self_test(tapped, histories, evaluation, x, output, head_only)
+            self._tested.add(kind)
+        if isinstance(problem, Exception):
+            if tapped.architecture in WHOLE_MODEL_TARGETS:
+                evaluation.failure = failure("keeping the model output", problem)
+            else:
+                evaluation.fallback = describe(problem)
+        return output
+
+    def _self_test(
+        self,
+        tapped: TappedModel,
+        histories: list[ConditioningHistory],
+        evaluation: EvaluationInProgress,
+        x: torch.Tensor,
+        output: torch.Tensor,
+        head_only: Call,
+    ) -> Exception | None:
+        """The features just captured, put before the head alone, must give the same output. What is wrong, or None."""
+        try:
+            latest = forecast_rows(histories, HOLD_LAST, evaluation.step, self._total)
+            again = tapped.run_head(head_only, latest)
+            # Both are denoised latents; their distance to the input is the network's own share of them.
+            share = torch.linalg.vector_norm((output - x).float())
+            difference = float(torch.linalg.vector_norm((output - again).float()) / share) if share else 0.0
+        except InterruptProcessingException:
+            raise
+        except Exception as error:
+            return error
+        with self._lock:
+            self.self_test = max(difference, self.self_test or 0.0)
+        dtype = histories[0].history(histories[0].labels[0]).dtype
+        if difference <= SELF_TEST_LIMIT.get(dtype, SELF_TEST_LIMIT_HALF):
+            return None
+        return TapError(f"difference {difference:.1e}")
+
+    def _tapped_model(self, base_model: Any) -> TappedModel:
+        """How to call a base model; decided at its first call."""
+        key = Identity(base_model)
+        with self._lock:
+            tapped = self._tapped.get(key)
+            if tapped is None:
+                row = self._row(base_model)
+                tapped = Discovery(base_model, self._note) if row is None else TappedModel(base_model, row)
+                self._tapped[key] = tapped
+        return tapped
+
+    def _row(self, base_model: Any) -> Architecture | None:
+        """The architecture that a base model is called by; None if it is to be discovered."""
+        if self._signal.target == DENOISED_LATENT:
+            return DENOISED
+        return find(type(raw_network(base_model))) if self._signal.target == BLOCK_OUTPUT else MODEL_OUTPUT
+
+
+def raw_network(base_model: Any) -> torch.nn.Module:
+    """The diffusion model of a base model, as it was before torch.compile."""
+    network: torch.nn.Module = base_model.diffusion_model
+    original: torch.nn.Module = getattr(network, "_orig_mod", network)
+    return original
+
+
+def failure(what: str, error: BaseException) -> Message:
+    """What went wrong, for the user."""
+    if isinstance(error, OOM_EXCEPTION):
+        return say(Text.OUT_OF_MEMORY)
+    return say(Text.FAILED, what=what, error=describe(error))
+
+
+def describe(error: BaseException) -> str:
+    """An error in a few words."""
+    if isinstance(error, OOM_EXCEPTION):
+        return "out of memory"
+    text = str(error) if isinstance(error, TapError) else f"{type(error).__name__}: {error}"
+    return text if len(text) <= 200 else text[:200] + "..."
+
+
+def _whole(tapped: TappedModel) -> TappedModel:
+    return TappedModel(tapped.base_model, MODEL_OUTPUT)
+
+
+def _shares_memory(output: torch.Tensor, feature: torch.Tensor) -> bool:
+    return output.untyped_storage().data_ptr() == feature.untyped_storage().data_ptr()
+
+
+def _nan_unless_finite(rows: torch.Tensor) -> torch.Tensor:
+    """float32 [1]: 0, or NaN where some value is not finite (half precision could not hold the norm)."""
+    wide = torch.promote_types(rows.dtype, torch.float32)
+    return (torch.linalg.vector_norm(rows.detach(), dtype=wide) * 0.0).reshape(1).float()

@@ -1,0 +1,95 @@
+"""Compute or forecast? Numbers in, decision out: no model, no device, no clock."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ...spectrum_core.messages import Message, Reason, Text, say
+from ...spectrum_core.schedule import Schedule, State
+
+MAX_ESTIMATED_ERROR = 0.2
+"""Estimated error so far from which on the rest of a run is computed, where no number of evaluations was asked for:
+with strong guidance and few steps, pictures break there, and computing mends most of it."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """Which noise levels may be forecast.
+
+    Attributes:
+        start: the highest one, from start_percent.
+        end: the lowest one, from end_percent.
+    """
+
+    start: float = math.inf
+    end: float = 0.0
+
+    def outside(self, sigma: float) -> Reason | None:
+        """Why a noise level may not be forecast, or None."""
+        if sigma > self.start:
+            return Reason.BEFORE_START
+        return Reason.AFTER_END if sigma < self.end else None
+
+
+class Policy:
+    """Which steps of a run are computed.
+
+    Args:
+        schedule: chooses them.
+        sigmas: noise levels, shape [steps + 1].
+        span: noise levels that may be forecast.
+        guarded: whether the rest is computed once the estimated error is too high.
+    """
+
+    def __init__(self, schedule: Schedule, sigmas: Sequence[float], span: Range, guarded: bool) -> None:
+        self._schedule, self._sigmas, self._span, self._guarded = schedule, sigmas, span, guarded
+        self._state = State()
+        self._error = 0.0
+
+    @property
+    def steps(self) -> int:
+        """Steps of the run."""
+        return max(0, len(self._sigmas) - 1)
+
+    def decide(self, step: int) -> Reason | None:
+        """Why a step is computed, or None where it is forecast."""
+        if step >= self.steps:
+            return Reason.BEYOND
+        reason = self._span.outside(self._sigmas[step]) or self._schedule.reason(self._state, step, self.steps)
+        if reason is None and self._guarded and self._error > MAX_ESTIMATED_ERROR:
+            return Reason.ERROR_LIMIT
+        return reason
+
+    def computed(self, step: int, reason: Reason) -> None:
+        """A step was computed."""
+        self._state = self._schedule.step(self._state, step, forced=not reason.scheduled)
+
+    def observed(self, step: int, *, rate: float | None = None, error: float | None = None) -> None:
+        """What was measured at a computed step.
+
+        Args:
+            step: that was computed.
+            rate: how fast the model moved, see the schedule.
+            error: the estimated error of the final latent so far, worst picture.
+        """
+        if rate is not None and math.isfinite(rate):
+            self._state = self._schedule.learn(self._state, step, rate)
+        if error is not None and math.isfinite(error):
+            self._error = error
+
+    def planned(self) -> list[int]:
+        """The steps that will be computed if nothing unforeseen happens."""
+        state, computed = State(), []
+        for step, sigma in enumerate(self._sigmas[:-1]):
+            outside = self._span.outside(sigma)
+            if outside or self._schedule.reason(state, step, self.steps):
+                state = self._schedule.step(state, step, forced=outside is not None)
+                computed.append(step)
+        return computed
+
+    def unsuitable(self) -> Message | None:
+        """Why nothing of the run can be forecast, if so."""
+        found = self._schedule.unsuitable(self.steps)
+        if found is None and len(self.planned()) >= self.steps:
+            return say(Text.OUTSIDE)
+        return found

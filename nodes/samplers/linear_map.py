@@ -1,0 +1,182 @@
+"""What a sampler does, found by running it on coefficients instead of latents: no model is called.
+
+A deterministic sampler takes linear combinations of its start and of the model's outputs (every Runge-Kutta and
+multistep method does). Run on unit vectors instead of latents, it gives the coefficients of these combinations, the
+number of its evaluations, and the noise level of each.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from .table import CHURNED, SAMPLERS, SamplerInfo
+
+Denoise = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""(sigma, output, latent) -> denoised latent; linear in output and latent."""
+
+MOST_EVALUATIONS = 400
+"""Of a run whose sampler is run on coefficients; the time goes with the square."""
+
+MOST_PER_STEP = 6
+"""Evaluations of a step; a sampler that calls the model more often is not run to its end."""
+
+
+class LinearError(Exception):
+    """A sampler is no fixed linear combination of outputs; the message says why."""
+
+
+@dataclass(frozen=True)
+class LinearMap:
+    """A sampler as coefficients.
+
+    Attributes:
+        coefficients: of the latent that each evaluation begins with and, last, of the final one, over the first latent
+            and the outputs: float64 [evaluations + 1, 1 + evaluations].
+        levels: noise level of each evaluation.
+    """
+
+    coefficients: torch.Tensor
+    levels: tuple[float, ...]
+
+
+def sampler_name(sampler: Any) -> str:
+    """A sampler object's name, as in the table if it is there."""
+    function = getattr(sampler, "sampler_function", None)
+    name = getattr(function, "__name__", type(sampler).__name__)
+    name = name.removeprefix("sample_")
+    return name if name == "sampler_function" else name.removesuffix("_function")
+
+
+def known_sampler(sampler: Any) -> SamplerInfo | None:
+    """The table's row of a sampler object; None where it is no function of ComfyUI's own, whatever it is called."""
+    function = getattr(sampler, "sampler_function", None)
+    if not str(getattr(function, "__module__", "")).startswith("comfy."):
+        return None
+    if _options(sampler).get("s_churn", 0) > 0:
+        return CHURNED
+    return SAMPLERS.get(sampler_name(sampler))
+
+
+def noise_left(sigmas: Sequence[float], flow: bool) -> list[float]:
+    """How much noise is left at each noise level, from 1 to 0.
+
+    Of flows the level itself. Where the noise grows beyond the data, its share s / (1 + s) hardly changes while latents
+    move most; half of it is therefore asinh(s), by which a latent of size sqrt(1 + s^2) moves relative to itself.
+
+    >>> noise_left([1.0, 0.5, 0.0], flow=True)
+    [1.0, 0.5, 0.0]
+    """
+    if flow:
+        return list(sigmas)
+    whole = math.asinh(max(sigmas, default=1.0)) or 1.0
+    return [(math.asinh(s) / whole + s / (1 + s)) / 2 for s in sigmas]
+
+
+def linear_map(sampler: Any, sampling: Any, sigmas: torch.Tensor, denoise: Denoise | None = None) -> LinearMap:
+    """Run a sampler on coefficients over {latent at first, g_0, g_1, ...}.
+
+    Noise that ComfyUI's samplers add is left out: it is the same whatever the outputs are. Of other samplers, random
+    numbers make two runs differ, and that is an error. The state of torch's random generators is kept.
+
+    Args:
+        sampler: ComfyUI's sampler object.
+        sampling: ComfyUI's model sampling.
+        sigmas: noise levels, float32 [steps + 1] on the host.
+        denoise: what an output g is; else the network's own, in its parametrisation.
+
+    Raises:
+        LinearError: if the sampler needs more than a model's outputs.
+    """
+    steps = len(sigmas) - 1
+    if steps < 2:
+        raise LinearError("too few steps")
+    known = known_sampler(sampler)
+    silent = known is not None and known.noisy
+    denoise = denoise or sampling.calculate_denoised
+    first = _run(sampler, sampling, sigmas, denoise, silent)
+    if known is None:  # with other random numbers and units: a linear map is the same
+        again = _run(sampler, sampling, sigmas, denoise, silent, seed=1, unit=2.0)
+        if first.levels != again.levels or not torch.equal(first.coefficients, again.coefficients):
+            raise LinearError(f"the sampler {sampler_name(sampler)} adds noise or is not linear")
+    return first
+
+
+def _run(
+    sampler: Any,
+    sampling: Any,
+    sigmas: torch.Tensor,
+    denoise: Denoise,
+    silent: bool,
+    seed: int = 0,
+    unit: float = 1.0,
+) -> LinearMap:
+    name, steps = sampler_name(sampler), len(sigmas) - 1
+    room = min(MOST_EVALUATIONS, steps * MOST_PER_STEP + 2)
+    seen: list[torch.Tensor] = []
+    levels: list[float] = []
+
+    def model(x: torch.Tensor, sigma: torch.Tensor, **_: Any) -> torch.Tensor:
+        if len(seen) == room:
+            raise LinearError(f"the sampler {name} calls the model more than {room} times")
+        if x.shape != start.shape:
+            raise LinearError(f"the sampler {name} changes the size of the latent")
+        seen.append(x.detach().clone())
+        levels.append(float(sigma.reshape(-1)[0]))
+        output = torch.zeros_like(x)
+        output[:, len(seen)] = unit
+        return denoise(sigma, output, x)
+
+    start = torch.zeros(1, 1 + room, 1, 1)
+    start[:, 0] = unit
+    options = copy.copy(_options(sampler))
+    if silent:
+        options["noise_sampler"] = lambda *_: torch.zeros_like(start)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            end = sampler.sampler_function(
+                _as_samplers_see_it(model, sampling, sigmas),
+                start,
+                sigmas.clone(),  # unipc writes into them
+                extra_args={"model_options": {"transformer_options": {}}, "seed": seed},
+                callback=None,
+                disable=True,
+                **options,
+            )
+    except LinearError:
+        raise
+    except Exception as error:
+        raise LinearError(f"the sampler {name} needs more than outputs ({type(error).__name__}: {error})") from None
+    if not seen:
+        raise LinearError(f"the sampler {name} does not call the model")
+    found = torch.cat([*seen, end.detach()]).double() / unit
+    if not found.isfinite().all():
+        raise LinearError(f"the sampler {name} has no finite coefficients with this model")
+    return LinearMap(found.flatten(1)[:, : 1 + len(seen)], tuple(levels))
+
+
+def _options(sampler: Any) -> dict[str, Any]:
+    options = getattr(sampler, "extra_options", None)
+    return options if isinstance(options, dict) else {}
+
+
+def _as_samplers_see_it(model: Callable[..., torch.Tensor], sampling: Any, sigmas: torch.Tensor) -> Any:
+    """A function in the clothes of comfy.samplers.KSamplerX0Inpaint: some samplers ask it for the model sampling."""
+
+    class Model:
+        def __init__(self) -> None:
+            self.sigmas = sigmas
+            self.inner_model = SimpleNamespace(
+                inner_model=SimpleNamespace(model_sampling=sampling),
+                model_patcher=SimpleNamespace(get_model_object={"model_sampling": sampling}.__getitem__),
+            )
+
+        def __call__(self, x: torch.Tensor, sigma: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+            return model(x, sigma, **kwargs)
+
+    return Model()

@@ -1,0 +1,113 @@
+"""How an unknown sampler calls the model, from what it does in the run.
+
+Used where a sampler can be neither found in the table nor run on coefficients. It can be forecast if its evaluations
+are steps along one smooth path: each step begins at its own noise level, and leads where the outputs so far lead. Fresh
+noise leads elsewhere. When in doubt, everything is computed.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from ...spectrum_core.readback import Readback
+from .layout import Layout, found_layout
+from .table import UNGUIDED, UNKNOWN_NOISY, UNKNOWN_UNCORRECTED, SamplerInfo
+
+STEPS = 4
+"""Steps that are watched before anything is forecast; also how far back a multistep method may look."""
+
+CHECK_EVERY = 4
+"""After that, noise is looked for at every so manieth step."""
+
+SAMPLES = 1 << 14
+"""Elements of a latent that are looked at: what is linear is so in each of them."""
+
+NOISE_TOLERANCE = 0.02
+"""Share of a step that the outputs so far do not explain. Of a deterministic sampler, rounding; of others, noise."""
+
+
+def unexplained(latent: np.ndarray, known: Sequence[np.ndarray]) -> float:
+    """The share of a step that is no linear combination of what was known.
+
+    Args:
+        latent: where the step led, float64 [elements].
+        known: the latent it began at, then those of earlier steps and the outputs so far.
+    """
+    move = latent - known[0]
+    columns = [k - known[0] for k in known[1:]] + [known[0]]  # differences: large common parts would cost digits
+    basis = np.stack([c / (np.linalg.norm(c) or 1.0) for c in columns], axis=1)
+    coefficients = np.linalg.lstsq(basis.T @ basis, basis.T @ move, rcond=None)[0]
+    return float(np.linalg.norm(move - basis @ coefficients) / max(np.linalg.norm(move), 1e-12))
+
+
+class SamplerProbe:
+    """Watches a run.
+
+    Args:
+        levels: the run's noise levels, shape [steps + 1].
+    """
+
+    def __init__(self, levels: Sequence[float]) -> None:
+        self._levels = levels
+        self._sigmas: list[float] = []
+        self._calls: list[tuple[Readback, Readback]] = []  # samples of the latent and the output of each evaluation
+        self._unguided = False
+        self._noisy = False
+        self.layout: Layout | None = None
+
+    def record(self, sigma: float, latent: torch.Tensor, output: torch.Tensor, unguided: bool = False) -> None:
+        """One evaluation.
+
+        Args:
+            sigma: its noise level.
+            latent: what the sampler gave.
+            output: what the sampler gets.
+            unguided: whether the sampler gets the unguided output besides.
+        """
+        self._unguided |= unguided
+        self._sigmas.append(sigma)
+        self._calls.append((Readback(_sample(latent)), Readback(_sample(output))))
+
+    def classify(self) -> tuple[SamplerInfo, Layout | None] | None:
+        """How the sampler calls the model, as far as one can know by now; None while it is too early to say."""
+        layout = found_layout(self._sigmas, self._levels)
+        if layout is None:
+            return SamplerInfo(obstacle="goes to noise levels that are not those of its steps"), None
+        if self.layout is None:
+            if len(layout.starts) < STEPS + 1:
+                return None
+            self._noisy = any(self._noise(layout, step) for step in range(1, len(layout.starts)))
+            self.layout = layout
+        elif len(layout.starts) > len(self.layout.starts):
+            self.layout = layout
+            step = len(layout.starts) - 1
+            if step % CHECK_EVERY == 0:
+                self._noisy |= self._noise(layout, step)
+        self._forget(layout)
+        if self._noisy and self._unguided:  # what the output does not explain may be either
+            return SamplerInfo(obstacle=UNGUIDED), layout
+        limit = UNKNOWN_NOISY if self._noisy else UNKNOWN_UNCORRECTED
+        return SamplerInfo(layout.stages, self._noisy, limit), layout
+
+    def _noise(self, layout: Layout, step: int) -> bool:
+        """Whether a step led elsewhere than the outputs before it."""
+        first, here = layout.starts[max(0, step - STEPS)], layout.starts[step]
+        begins = [layout.starts[s] for s in range(step - 1, max(0, step - STEPS) - 1, -1)]
+        known = [self._value(e, 0) for e in begins] + [self._value(e, 1) for e in range(first, here)]
+        return not unexplained(self._value(here, 0), known) < NOISE_TOLERANCE
+
+    def _value(self, evaluation: int, which: int) -> np.ndarray:
+        return self._calls[evaluation][which].wait().double().numpy()
+
+    def _forget(self, layout: Layout) -> None:
+        """Samples that no later step is compared with."""
+        oldest = layout.starts[max(0, len(layout.starts) - STEPS - 1)]
+        empty = Readback(torch.empty(0))
+        self._calls[:oldest] = [(empty, empty)] * oldest
+
+
+def _sample(value: torch.Tensor) -> torch.Tensor:
+    """Some elements of a tensor, evenly spaced."""
+    flat = value.detach().reshape(-1)
+    return flat[:: max(1, flat.numel() // SAMPLES)].float()

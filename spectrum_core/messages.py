@@ -1,0 +1,79 @@
+"""Every sentence about a run that a user reads, in one place: templates, and messages that fill them in.
+
+Code compares members, never texts. The page translates a message by its key.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Reason(Enum):
+    """Why an evaluation was computed."""
+
+    WARMUP = "warm-up"
+    SCHEDULE = "schedule"
+    TAIL = "tail"
+    BEFORE_START = "before start_percent"
+    AFTER_END = "after end_percent"
+    PROBING = "watching an unknown sampler"
+    NO_HISTORY = "a conditioning without enough history"
+    ERROR_LIMIT = "estimated error too high"
+    BEYOND = "more evaluations than steps"
+    OFF = "not accelerated"
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether the schedule chose it, rather than something that it does not know."""
+        return self in (Reason.WARMUP, Reason.SCHEDULE, Reason.TAIL)
+
+
+class Text(Enum):
+    """Templates. The part before a colon, if any, is repeated in no other one."""
+
+    # why nothing is accelerated
+    NEVER = "{widget} = 1 computes every step; raise it to accelerate"
+    TOO_FEW_STEPS = "{steps} steps are too few: at least {least} are computed; use more steps"
+    ALL_COMPUTED = (
+        "{steps} steps are too few for warmup = {warmup} and tail = {tail}; use more steps or lower these widgets"
+    )
+    OUTSIDE = "start_percent and end_percent leave no step to forecast; widen them"
+    SAMPLER = 'sampler "{sampler}" {obstacle}'
+    CONFLICT = "{other} is on the same MODEL; remove one of the two"
+    GRADIENTS = "gradients are on"
+    UNSEEN = "the guider calls the model in a way that Spectrum cannot follow"
+    TOO_SHORT = 'sampler "{sampler}" is unknown and the run ended before it was understood'
+    OFF_LEVELS = 'sampler "{sampler}" left the noise levels of its steps'
+    UNKNOWN_SAMPLER = 'unknown sampler "{sampler}" {obstacle}'
+    RESIZED = "the sampler changes the size of the latent"
+    NOTHING = "no step could be forecast"
+    ROWS = "another node pack changed which conditionings a call holds"
+    OUT_OF_MEMORY = "out of memory; the cached features were freed"
+    NOT_FINITE = "the model's features are not finite"
+    FAILED = "{what} failed ({error})"
+    # notes
+    STOPPED = "stopped: {reason}"
+    ERROR_LIMIT = "estimated error above {limit}: the remaining steps are computed"
+    FALLBACK = 'falling back to target "model output" ({problem})'
+    DISCOVERED = "{network} is not in the table; found by watching a call: {blocks}, then {head}"
+    NOISY = 'unknown sampler "{sampler}" adds noise: at most {speedup}x fewer evaluations'
+
+
+@dataclass(frozen=True)
+class Message:
+    """A filled-in template.
+
+    >>> str(say(Text.NEVER, widget="skip_interval"))
+    'skip_interval = 1 computes every step; raise it to accelerate'
+    """
+
+    text: Text
+    values: tuple[tuple[str, str], ...] = ()
+
+    def __str__(self) -> str:
+        return self.text.value.format(**dict(self.values))
+
+
+def say(text: Text, **values: object) -> Message:
+    """A message; numbers are shortened."""
+    shown = {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in values.items()}
+    return Message(text, tuple(shown.items()))

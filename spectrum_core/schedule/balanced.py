@@ -1,0 +1,177 @@
+"""Where a budget of steps is spent: a plan that follows the noise, with gaps that change little."""
+
+import math
+import sys
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..messages import Message, Text, say
+from .base import Request, Schedule, State
+
+Array = NDArray[np.float64]
+
+LEAST = 5
+"""Steps that are computed at least by `skip_interval`, however short the run."""
+
+FEWEST = 3
+"""Steps that are computed at least if so few are asked for."""
+
+USUAL_INTERVAL = 3.3
+"""The interval for which `least` was measured (docs/defaults.md)."""
+
+SMOOTHNESS = 0.3
+"""Weight of changes from one gap to the next, in mean gaps, against uneven distances."""
+
+NEIGHBOURS = 2
+"""How many steps from where equal distances would have it a computed step is looked for."""
+
+EARLY = 0.1
+"""Share of a plan that goes to the start: the features of published models change most there."""
+
+LATE = 0.05
+"""Share of a plan that goes to the end."""
+
+SPAN = 0.1
+"""How far these two reach, as a share of the run."""
+
+
+@dataclass(frozen=True)
+class Plan(Schedule):
+    """Steps chosen beforehand. What is computed for other reasons changes nothing about the rest.
+
+    Attributes:
+        computed: the steps, ascending.
+    """
+
+    name: ClassVar[str] = "plan"
+
+    computed: tuple[int, ...]
+
+    @classmethod
+    def build(cls, request: Request) -> "Plan":
+        """`balanced` with the request's budget."""
+        return balanced(request.times, budget(request), request.warmup, request.tail)
+
+    def step(self, state: State, index: int, forced: bool = False) -> State:
+        """See `Schedule`."""
+        later = bisect_right(self.computed, index)
+        return State(self.computed[later] if later < len(self.computed) else sys.maxsize, state.steps + 1)
+
+    def unsuitable(self, total: int) -> Message | None:
+        """See `Schedule`."""
+        if len(self.computed) >= total and total <= LEAST:
+            return say(Text.TOO_FEW_STEPS, steps=total, least=LEAST)
+        return super().unsuitable(total)
+
+
+def least(total: int, interval: float) -> int:
+    """Steps of a run that are computed at least: 2 sqrt(total), 8 of 20, and fewer where a long interval asks for it.
+
+    The error goes with the square of the gaps, in the run's time, so that short runs bear a smaller speed-up.
+    """
+    return max(LEAST, math.floor(2 * math.sqrt(total) * min(1.0, USUAL_INTERVAL / interval)))
+
+
+def budget(request: Request) -> int:
+    """How many steps to compute: `evaluations`, or, if that is 0, 1 of `interval` but `least`.
+
+    >>> [budget(Request(tuple(range(steps + 1)), interval=3.3)) for steps in (10, 20, 30, 50)]
+    [6, 8, 10, 15]
+    """
+    if request.interval <= 1 and not request.evaluations:
+        return request.total
+    asked = max(FEWEST, request.evaluations)
+    by_interval = max(least(request.total, request.interval), math.floor(request.total / request.interval))
+    return min(request.total, asked if request.evaluations else by_interval)
+
+
+def limited(request: Request, max_speedup: float) -> Plan:
+    """A plan for a sampler that allows only so high a speed-up. Fresh noise decides early which picture it becomes, so
+    that the warm-up is as long as may be: a third of what is computed."""
+    count = max(budget(request), min(request.total, math.ceil(request.total / max_speedup)))
+    return balanced(request.times, count, max(request.warmup, count // 3), request.tail)
+
+
+def balanced(times: Sequence[float], count: int, warmup: int, tail: int) -> Plan:
+    """A plan of `count` steps, spent where features move.
+
+    They lie at equal distances of `measure`: half of them are spread evenly over the steps, half evenly over the noise
+    that the steps take away, and gaps grow smoothly out of the warm-up (a polynomial through points close together does
+    not reach far) and shrink toward the end. Whole steps cannot lie at equal distances; which of them are nearest is
+    decided so that gaps do not go up and down: polynomials through uneven points are worse on both sides.
+
+    Args:
+        times: noise left at the start of each step and after the last one, from 1 (pure noise) to 0: shape [steps + 1].
+        count: steps to compute; see `budget`.
+        warmup: steps computed first; at most 2 or a third of what is computed.
+        tail: steps computed last, of what the warm-up leaves.
+    """
+    total = len(times) - 1
+    if count >= total:
+        return Plan(warmup, tail, tuple(range(total)))
+    first = max(1, min(warmup, max(2, count // 3)))
+    last = min(tail, count - first)
+    between, end = count - first - last, total - last
+    chosen = smoothed(measure(times, first, end), first, end, between)
+    return Plan(first, last, (*range(first), *chosen, *range(end, total)))
+
+
+def smoothed(measured: Array, first: int, end: int, count: int) -> tuple[int, ...]:
+    """`count` steps from `first` to before `end`, at equal distances of what was measured and with gaps that change
+    little: the least sum of squares of both, by dynamic programming over the steps near to where equal distances would
+    have them."""
+    places, gap = measured.tolist(), (end - first + 1) / (count + 1)
+    nearest, before = [], first - 1
+    for index in range(1, count + 1):
+        wanted = int(np.abs(measured - index / (count + 1)).argmin())
+        before = min(max(wanted, before + 1), end - 1 - (count - index))
+        nearest.append(before)
+    # (the last two steps) -> (least cost, the steps)
+    paths: dict[tuple[int, int], tuple[float, tuple[int, ...]]] = {(first - 2, first - 1): (0.0, ())}
+    for near in (*nearest, end):
+        options = [end] if near == end else range(max(first, near - NEIGHBOURS), min(end, near + NEIGHBOURS + 1))
+        longer: dict[tuple[int, int], tuple[float, tuple[int, ...]]] = {}
+        for (a, b), (cost, path) in paths.items():
+            for c in options:
+                if c > b:
+                    uneven = (places[c] - places[b]) * (count + 1) - 1
+                    change = (c - 2 * b + a) / gap if b > 0 else 0.0  # there is no gap before the first one
+                    total = cost + uneven**2 + SMOOTHNESS * change**2
+                    if (b, c) not in longer or total < longer[b, c][0]:
+                        longer[b, c] = total, (*path, c)
+        paths = longer
+    return min(paths.values())[1][:-1]
+
+
+def measure(times: Sequence[float], first: int, end: int) -> Array:
+    """How much of what is to be followed has passed before each step: 0 at the warm-up's last one, 1 at `end`.
+
+    Half of it goes by steps, half by noise, but for a share at the start and one at the end, where the published
+    features of real models change most.
+
+    Args:
+        times: see `balanced`.
+        first: steps computed first, at least 1.
+        end: the step from which on all are computed.
+
+    Returns:
+        float64 [steps + 1], ascending.
+    """
+    total = len(times) - 1
+    steps = np.arange(total + 1) - (first - 1)
+    noise = np.concatenate([[0.0], np.abs(np.diff(np.asarray(times, dtype=np.float64))).cumsum()])
+    start = -np.expm1(-steps / (SPAN * total))
+    finish = np.exp((steps - steps[end]) / (SPAN * total))
+    even = (1 - EARLY - LATE) / 2
+    parts = [
+        (share, (part - part[first - 1]) / (part[end] - part[first - 1]))
+        for share, part in ((even, steps), (even, noise), (EARLY, start), (LATE, finish))
+        if part[end] - part[first - 1] > 1e-9
+    ]
+    whole: Array = np.sum([share * part for share, part in parts], axis=0) / sum(share for share, _ in parts)
+    return whole

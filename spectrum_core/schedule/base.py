@@ -1,0 +1,104 @@
+"""Compute or forecast? What all schedules share; the state of a run is passed explicitly."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ..messages import Message, Reason, Text, say
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a run stands.
+
+    Attributes:
+        due: the next step to compute.
+        steps: intervals since the warm-up.
+    """
+
+    due: int = 0
+    steps: int = 0
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a schedule is made from.
+
+    Attributes:
+        times: noise left at the start of each step and after the last one, from 1 to 0: shape [steps + 1].
+        interval: on average one of so many steps is computed; 1 computes all.
+        evaluations: how many steps are computed instead; 0 for "by the interval".
+        growth: added to the interval after each computed step, where the schedule is the paper's.
+        warmup: steps computed first.
+        tail: steps computed last.
+    """
+
+    times: tuple[float, ...]
+    interval: float
+    evaluations: int = 0
+    growth: float = 0.0
+    warmup: int = 1
+    tail: int = 1
+
+    @property
+    def total(self) -> int:
+        """Steps of the run."""
+        return max(0, len(self.times) - 1)
+
+
+@dataclass(frozen=True)
+class Schedule(ABC):
+    """A computed warm-up, a computed tail, and something between.
+
+    Attributes:
+        warmup: steps computed first.
+        tail: steps computed last.
+    """
+
+    name: ClassVar[str]
+
+    warmup: int
+    tail: int
+
+    @classmethod
+    @abstractmethod
+    def build(cls, request: Request) -> "Schedule":
+        """The schedule that a request describes."""
+
+    @abstractmethod
+    def step(self, state: State, index: int, forced: bool = False) -> State:
+        """The state after step `index` was computed; `forced` when not by this schedule's own choice."""
+
+    def learn(self, state: State, index: int, rate: float) -> State:
+        """The state when it is known how fast the model moved before the computed step `index`. Only schedules that
+        adapt care.
+
+        Args:
+            state: of the run.
+            index: the step.
+            rate: see `adaptive`.
+        """
+        return state
+
+    def reason(self, state: State, index: int, total: int) -> Reason | None:
+        """Why step `index` of `total` is computed, or None where it is forecast."""
+        if index < self.warmup:
+            return Reason.WARMUP
+        if index >= total - self.tail:
+            return Reason.TAIL
+        return Reason.SCHEDULE if index >= state.due else None
+
+    def plan(self, total: int) -> list[int]:
+        """The steps that a run of `total` computes when nothing unforeseen happens."""
+        state, computed = State(), []
+        for index in range(total):
+            if self.reason(state, index, total):
+                computed.append(index)
+                state = self.step(state, index)
+        return computed
+
+    def unsuitable(self, total: int) -> Message | None:
+        """Why a run of `total` steps is computed in full, if it is."""
+        if len(self.plan(total)) < total:
+            return None
+        return say(Text.ALL_COMPUTED, steps=total, warmup=self.warmup, tail=self.tail)
