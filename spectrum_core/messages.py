@@ -53,6 +53,7 @@ class Text(Enum):
     # notes
     STOPPED = "stopped: {reason}"
     ERROR_LIMIT = "estimated error above {limit}: the remaining steps are computed"
+    UNCORRECTED = "forecasts are not corrected ({problem})"
     FALLBACK = 'falling back to target "model output" ({problem})'
     DISCOVERED = "{network} is not in the table; found by watching a call: {blocks}, then {head}"
     NOISY = 'unknown sampler "{sampler}" adds noise: at most {speedup}x fewer evaluations'

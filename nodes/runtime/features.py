@@ -5,6 +5,7 @@ threads, so that nothing is given up here that another call may still read.
 """
 
 import threading
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -266,7 +267,9 @@ def raw_network(base_model: Any) -> torch.nn.Module:
 
 
 def failure(what: str, error: BaseException) -> Message:
-    """What went wrong, for the user."""
+    """What went wrong, for the user. The error is spent: frames that it holds would keep tensors alive."""
+    traceback.clear_frames(error.__traceback__)
+    error.__traceback__ = error.__context__ = None
     if isinstance(error, OOM_EXCEPTION):
         return say(Text.OUT_OF_MEMORY)
     return say(Text.FAILED, what=what, error=describe(error))

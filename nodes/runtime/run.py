@@ -66,10 +66,11 @@ class Phase(Enum):
 def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
     """OUTER_SAMPLE wrapper: the life of a run. `args` begin as `ARGUMENTS`."""
     guider = executor.class_obj
-    before, conds = guider.model_options, _copied(getattr(guider, "conds", None))
-    random_state = torch.random.get_rng_state()
+    before, random_state = guider.model_options, torch.random.get_rng_state()
     run: SamplingRun | None = None
+    conds = None
     try:
+        conds = _copied(getattr(guider, "conds", None))
         given = dict(zip(ARGUMENTS, args, strict=False)) | kwargs
         run = SamplingRun(before["transformer_options"][KEY], guider, given["sampler"], given["sigmas"])
         if given.get("callback") is not None:
@@ -195,7 +196,7 @@ class SamplingRun:
         if self._phase in (Phase.OFF, Phase.CLOSED):
             return
         self._enter(Phase.OFF)
-        if self.trace.forecast:
+        if self.trace.forecast or (self._evaluation is not None and self._evaluation.forecast):
             self.trace.note(say(Text.STOPPED, reason=message))
         else:
             self.trace.off = message
@@ -219,8 +220,10 @@ class SamplingRun:
         info = self._known or SamplerInfo()
         try:
             found = linear_map(sampler, self._sampling, levels, signal_for(self._settings, info.noisy).latent)
-        except LinearError:
+        except LinearError as error:
             found = None
+            if self._known is not None and not info.obstacle and self._settings.correct and steps > 1:
+                self.trace.note(say(Text.UNCORRECTED, problem=error))
         if self._known is not None:
             layout = Layout.uniform(steps, info.stages, steps > 0 and self._sigmas[-1] == 0)
             if found is not None and len(found.levels) != layout.total:
@@ -381,7 +384,7 @@ class SamplingRun:
 
     def _learn(self, evaluation: float) -> None:
         """Use the numbers whose place this evaluation is."""
-        for measured, (step, record, errors, drift) in self._measured.due(evaluation):
+        for _, (step, record, errors, drift) in self._measured.due(evaluation):
             found = [value for error in errors for value in error.wait().tolist()]
             if any(math.isnan(value) for value in found):
                 self._disable(say(Text.NOT_FINITE))

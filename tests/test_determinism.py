@@ -1,0 +1,156 @@
+"""One seed, one picture: a result depends neither on when a number arrives from the device, nor on previews, nor on the
+other pictures of the batch."""
+
+import pytest
+import torch
+from sampling import distance, runs
+from spectrum_accelerate.nodes.runtime import accelerate
+from spectrum_accelerate.nodes.settings import Settings
+from spectrum_accelerate.spectrum_core import readback
+
+from demo import inprocess
+
+TRAINED = {"flux": inprocess.embedded_model, "unet": inprocess.unet_model, "lumina": inprocess.lumina_model}
+EMOJI, BACKGROUNDS = [5, 14, 23], [1, 2, 0]
+SETTINGS = {
+    "defaults": ({}, 30, 3.0, "euler"),
+    "CFG 7": ({}, 20, 7.0, "euler"),
+    "no CFG, dpmpp_2m": ({}, 20, 1.0, "dpmpp_2m"),
+    "evaluations": ({"evaluations": 9}, 30, 3.0, "heun"),
+    "noise": ({}, 20, 3.0, "euler_ancestral"),
+    "paper": ({"schedule": "paper", "skip_interval": 2.0}, 30, 3.0, "euler"),
+}
+
+
+def draw(model, steps, cfg, sampler, pictures=(0, 1, 2), callback=None, seed=3):
+    """Final latents of some pictures of a batch."""
+    import comfy.sample
+
+    noise = torch.randn((3, 16, 12, 12), generator=torch.Generator().manual_seed(seed))[list(pictures)]
+    positive = inprocess.prompts([EMOJI[i] for i in pictures], [BACKGROUNDS[i] for i in pictures])
+    negative = inprocess.prompts([-1] * len(pictures), [-1] * len(pictures))
+    with torch.inference_mode():
+        return comfy.sample.sample(
+            model, noise, steps, cfg, sampler, "simple", positive, negative, torch.zeros_like(noise), seed=seed,
+            disable_pbar=True, callback=callback,
+        )  # fmt: skip
+
+
+class Late(readback.Readback):
+    """A number that leaves the device only when somebody waits for it: a device that is as late as can be."""
+
+    def __init__(self, value):
+        self._value, self._event, self.waits = value.detach(), None, 0
+
+
+class After(readback.Readback):
+    """A number that is on the host once so many further ones have been asked for; `wait` works before that, too."""
+
+    def __init__(self, value, delay):
+        self._event, self._device_value, self._delay = None, value.detach(), delay
+        self._value = None if delay else value.detach().clone()
+        Queue.waiting.append(self)
+
+    def arrive(self):
+        self._delay -= 1
+        if self._delay == 0:
+            self._value = self._device_value.clone()
+
+    def wait(self):
+        return (self._device_value if self._value is None else self._value).cpu()
+
+
+class Queue:
+    """The numbers that are on their way."""
+
+    waiting: list = []  # noqa: RUF012 (one device)
+
+
+def patched(monkeypatch, make):
+    """Have every module of the pack make its numbers so."""
+    import sys
+
+    for name, module in list(sys.modules.items()):
+        if name.startswith("spectrum_accelerate.") and getattr(module, "Readback", None) is not None:
+            monkeypatch.setattr(module, "Readback", make)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_late_number_changes_nothing(name, monkeypatch):
+    """Numbers that arrive at once, after 1, 2, 3 others, or only when they are needed."""
+    values, steps, cfg, sampler = SETTINGS[name]
+    fast = accelerate(inprocess.embedded_model(), Settings.of(**values))
+    at_once = draw(fast, steps, cfg, sampler)
+    seen = [(runs(fast)[-1].kinds, runs(fast)[-1].error)]
+    assert "f" in seen[0][0]
+    for delay in (1, 2, 3):
+        Queue.waiting.clear()
+
+        def make(value, delay=delay):
+            for number in Queue.waiting:
+                number.arrive()
+            return After(value, delay)
+
+        patched(monkeypatch, make)
+        assert torch.equal(draw(fast, steps, cfg, sampler), at_once)
+        seen.append((runs(fast)[-1].kinds, runs(fast)[-1].error))
+    patched(monkeypatch, Late)
+    assert torch.equal(draw(fast, steps, cfg, sampler), at_once)
+    seen.append((runs(fast)[-1].kinds, runs(fast)[-1].error))
+    assert len(set(seen)) == 1
+
+
+@pytest.mark.parametrize("lag", [1, 3])
+def test_the_place_of_a_number_is_what_counts(lag, monkeypatch):
+    """The counterpart: numbers that are used at another place do change a run in which they decide."""
+    values, steps, cfg, sampler = SETTINGS["CFG 7"]
+    fast = accelerate(inprocess.embedded_model(), Settings.of(**values))
+    draw(fast, steps, cfg, sampler)
+    monkeypatch.setattr(readback, "LAG", lag)
+    draw(fast, steps, cfg, sampler)
+    assert runs(fast)[0].kinds != runs(fast)[1].kinds
+
+
+def test_a_preview_changes_nothing():
+    """A callback that waits for the device at every step, as a preview does."""
+    fast = accelerate(inprocess.embedded_model(), Settings.of())
+    without = draw(fast, 30, 3.0, "euler")
+    shown = []
+    assert torch.equal(
+        draw(fast, 30, 3.0, "euler", callback=lambda step, denoised, x, total: shown.append(denoised.sum().item())),
+        without,
+    )
+    assert len(shown) == 30
+
+
+SAMPLERS = ["euler", "dpmpp_2m", "heun", "ipndm", "uni_pc", "res_multistep", "deis", "gradient_estimation"]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_picture_in_a_batch_is_the_picture_alone(name, sampler):
+    """With the same evaluations computed: by fixed intervals, and with the defaults where they come to the same."""
+    model = TRAINED[name]()
+    plain, alone = draw(model, 20, 3.0, sampler), [draw(model, 20, 3.0, sampler, [i]) for i in range(3)]
+    rounding = max(distance(plain[i], alone[i][0]) for i in range(3))
+    for values in ({"schedule": "fixed interval", "skip_interval": 2.5}, {}):
+        fast = accelerate(model, Settings.of(**values))
+        batch = draw(fast, 20, 3.0, sampler)
+        kinds = runs(fast)[-1].kinds
+        for i in range(3):
+            single = draw(fast, 20, 3.0, sampler, [i])
+            if runs(fast)[-1].kinds == kinds:
+                assert distance(batch[i], single[0]) <= max(1e-5, 20 * rounding)
+            else:
+                assert not values  # fixed intervals are the same
+
+
+def test_the_picture_that_needs_most_decides():
+    """One decision for a batch: what is computed for a picture that moves little depends on a neighbour that moves
+    much, but not the other way round."""
+    fast = accelerate(inprocess.embedded_model(), Settings.of())
+    computed = []
+    for pictures in ([0], [1], [2], [0, 1, 2]):
+        draw(fast, 20, 7.0, "euler", pictures)
+        computed.append(runs(fast)[-1].computed)
+    assert computed[-1] >= max(computed[:-1])
