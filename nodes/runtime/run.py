@@ -48,7 +48,7 @@ ARGUMENTS = ("noise", "latent_image", "sampler", "sigmas", "denoise_mask", "call
 UNGUIDED_OUTPUTS = "sampler_post_cfg_function"
 """model_options of functions that see the outputs which guidance joins; a sampler adds one to use the unguided one."""
 
-PACK = str(Path(__file__).resolve().parents[2])
+PACK = tuple(str(Path(__file__).resolve().parents[2] / folder) for folder in ("nodes", "spectrum_core"))
 LIBRARIES = tuple(str(Path(module.__file__ or "").parent) for module in (torch, logging))
 """Code that only does what its caller asked for: an error in it is the caller's."""
 
