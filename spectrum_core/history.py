@@ -55,7 +55,7 @@ class History:
 
     def push(self, position: float, feature: torch.Tensor) -> None:
         """Copy a feature of any shape and floating dtype; the oldest gives way. Another shape, dtype or device starts a
-        new history."""
+        new history. Values that are not finite become 0."""
         if self._features and not self.fits(feature):
             self.clear()
         if len(self._features) == self._capacity:
@@ -63,7 +63,8 @@ class History:
             self._positions.pop(0)
         else:
             slot = torch.empty(feature.shape, dtype=feature.dtype, device=feature.device)
-        self._features.append(slot.copy_(feature.detach()))
+        # A value that is not finite must not reach a forecast before it is known; see `error`, which says so.
+        self._features.append(slot.copy_(feature.detach()).nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0))
         self._positions.append(position)
 
     def fits(self, feature: torch.Tensor) -> bool:

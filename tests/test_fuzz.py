@@ -16,15 +16,16 @@ import comfy.model_management
 import comfy.sample
 import comfy.samplers
 import pytest
-import spectrum_accelerate.nodes.run as run_module
-import spectrum_accelerate.nodes.solver as solver
+import spectrum_accelerate.nodes.runtime.run as run_module
+import spectrum_accelerate.nodes.samplers.linear_map as solver
 import torch
 from comfy.patcher_extension import WrappersMP
 from sampling import accelerated, fingerprint, flat, runs
-from spectrum_accelerate.nodes.samplers import SAMPLERS as HOW
-from spectrum_accelerate.nodes.settings import CONTROLLED, SCHEDULES, TARGETS
+from spectrum_accelerate.nodes.samplers.table import SAMPLERS as HOW
+from spectrum_accelerate.nodes.settings import TARGETS
 from spectrum_accelerate.spectrum_core.forecast import INTERCEPTS
 from spectrum_accelerate.spectrum_core.history import History
+from spectrum_accelerate.spectrum_core.schedule import SCHEDULES
 from torch.overrides import TorchFunctionMode
 from zoo import MODELS
 
@@ -66,7 +67,7 @@ class Case:
         model = rand.choice(list(MODELS))
         flat_picture = len(MODELS[model].latent) == 3 and not MODELS[model].more_latents
         start, end = sorted(rand.sample(range(21), 2))
-        schedule = rand.choice(SCHEDULES)
+        schedule = rand.choice(list(SCHEDULES))
         return cls(
             number=number,
             model=model,
@@ -94,10 +95,8 @@ class Case:
                 "start_percent": start / 20 if rand.random() < 0.15 else 0.0,
                 "end_percent": end / 20 if rand.random() < 0.15 else 1.0,
                 "schedule": schedule,
-                "speedup": rand.choice((1.0, 1.5, 3.3, 3.3, 16.0)),
-                "tolerance": rand.choice((0.001, 0.02, 0.02, 0.1, 1.0)),
                 "evaluations": rand.choice((0, 0, 0, 1, 5, 9, 1000)),
-                "correct": schedule == CONTROLLED or rand.random() < 0.7,
+                "correct": rand.random() < 0.7,
             },
             failure=rand.choice(FAILURES) if rand.random() < 0.4 else None,
             moment=rand.random(),
@@ -180,11 +179,11 @@ def check(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = outcome(case, model, counting)
 
     evaluations, alive = [], []
-    push, init = History.push, run_module.Run.__init__
+    push, init = History.push, run_module.SamplingRun.__init__
 
     def spy(self, *args):
         push(self, *args)
-        alive.append(weakref.ref(self._buffer))
+        alive.append(weakref.ref(self._features[-1]))
 
     def remember(self, *args, **kwargs):
         init(self, *args, **kwargs)
@@ -195,9 +194,10 @@ def check(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
         return executor(*args, **kwargs)
 
     monkeypatch.setattr(History, "push", spy)
-    monkeypatch.setattr(run_module.Run, "__init__", remember)
+    monkeypatch.setattr(run_module.SamplingRun, "__init__", remember)
     if case.unknown:
-        monkeypatch.setattr(solver, "SAMPLERS", {})
+        monkeypatch.setattr(run_module, "known_sampler", lambda sampler: None)
+        monkeypatch.setattr(solver, "known_sampler", lambda sampler: None)
     fast = accelerated(model, **case.settings)
     fast.add_wrapper(WrappersMP.PREDICT_NOISE, count)
     failure = case.failure("injected") if case.failure else None
@@ -216,15 +216,17 @@ def check(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
         text = json.loads(trace.to_json(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
         assert text["computed"] + text["forecast"] == len(trace.evaluations) == len(text["evaluations"])
         assert [e.position for e in trace.evaluations] == list(range(len(trace.evaluations)))
-        assert len(trace.evaluations) <= max(len(evaluations), 0) and trace.summary() and trace.timeline()
+        assert len(trace.evaluations) <= max(len(evaluations), 0) and trace.summary()
         assert all(math.isfinite(e.sigma) for e in trace.evaluations)
         assert trace.outcome == "error" or all(e.seconds is not None for e in trace.evaluations)
         if isinstance(result, type):
             interrupt = result is comfy.model_management.InterruptProcessingException
             assert trace.outcome == ("interrupted" if interrupt else "error")
         else:
-            assert trace.outcome == "done"
-            assert trace.not_accelerated or len(trace.evaluations) == len(evaluations)
+            # Out of memory outside of any call, with features held: the run began again without them.
+            again = case.failure is torch.OutOfMemoryError and trace.outcome == "error" and same(result, plain)
+            assert trace.outcome == "done" or again
+            assert trace.full or again or len(trace.evaluations) == len(evaluations)
             if not trace.forecast and case.failure is None:
                 assert same(result, plain), f"nothing was forecast, but the result differs: {trace.summary()}"
     assert fingerprint(model) == before

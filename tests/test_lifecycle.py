@@ -8,8 +8,9 @@ import comfy.patcher_extension
 import pytest
 import torch
 from sampling import accelerated, fingerprint, kinds, runs
-from spectrum_accelerate.nodes.run import KEY
+from spectrum_accelerate.nodes.runtime.attachment import KEY
 from spectrum_accelerate.spectrum_core.history import History
+from spectrum_accelerate.spectrum_core.messages import Text
 from zoo import MODELS
 
 FLUX = MODELS["flux"]
@@ -61,7 +62,7 @@ def test_a_run_that_ends_early_leaves_nothing(model, index, how, monkeypatch):
     before, plain = fingerprint(model), FLUX.sample(model, steps=STEPS, cfg=3.0)
     histories = []
     monkeypatch.setattr(
-        "spectrum_accelerate.nodes.streams.History",
+        "spectrum_accelerate.nodes.models.rows.History",
         lambda capacity: histories.append(weakref.ref(h := History(capacity))) or h,
     )
     network = model.model.diffusion_model
@@ -100,7 +101,7 @@ def test_no_feature_outlives_a_run(model, monkeypatch):
 
     def spy(self, position, feature):
         push(self, position, feature)
-        seen.append(weakref.ref(self._buffer))
+        seen.append(weakref.ref(self._features[-1]))
 
     monkeypatch.setattr(History, "push", spy)
     FLUX.sample(accelerated(model, **SETTINGS), steps=STEPS, cfg=3.0)
@@ -126,7 +127,7 @@ def test_the_history_is_bounded_by_the_window(model, monkeypatch):
 def test_a_failing_forecast_is_computed_instead(model, monkeypatch):
     """Out of memory inside a forecast, say: the run goes on in full, says so, and stops forecasting."""
     plain = FLUX.sample(model, steps=STEPS, cfg=3.0)
-    monkeypatch.setattr("spectrum_accelerate.nodes.run.forecast_rows", raiser(torch.OutOfMemoryError("out of memory")))
+    monkeypatch.setattr("spectrum_accelerate.nodes.runtime.features.forecast_rows", raiser(torch.OutOfMemoryError("out of memory")))
     fast = accelerated(model, **SETTINGS)
     # The self-test fails for the same reason: first the model output is tried, then all is computed.
     assert torch.equal(FLUX.sample(fast, steps=STEPS, cfg=3.0), plain)
@@ -135,27 +136,27 @@ def test_a_failing_forecast_is_computed_instead(model, monkeypatch):
 
 
 def test_a_forecast_that_fails_later_is_computed_instead(model, monkeypatch):
-    import spectrum_accelerate.nodes.run as run
+    from spectrum_accelerate.nodes.runtime import features
 
-    original, calls = run.forecast_rows, iter(range(10**6))
+    original, calls = features.forecast_rows, iter(range(10**6))
 
     def failing(*args):
         if next(calls) >= 3:
             raise torch.OutOfMemoryError("out of memory")
         return original(*args)
 
-    monkeypatch.setattr(run, "forecast_rows", failing)
+    monkeypatch.setattr(features, "forecast_rows", failing)
     fast = accelerated(model, **SETTINGS)
     result = FLUX.sample(fast, steps=STEPS, cfg=3.0)
     (trace,) = runs(fast)
     assert torch.isfinite(result).all() and kinds(trace) == "cccfcfccccccc"[:12]
-    assert "stopped: a forecast failed (OutOfMemoryError: out of memory)" in trace.summary()
+    assert "stopped: out of memory" in trace.summary()
 
 
 def test_applying_twice_uses_the_later_settings(model, caplog):
     caplog.set_level("INFO")
     twice = accelerated(accelerated(model, warmup=8), **SETTINGS)
-    assert "applied twice" in caplog.text
+    assert "two nodes on one MODEL" in caplog.text
     once = accelerated(model, **SETTINGS)
     assert torch.equal(FLUX.sample(twice, steps=STEPS), FLUX.sample(once, steps=STEPS))
     assert kinds(runs(twice)[0]) == "cccfcfcffcfc"
@@ -207,10 +208,11 @@ def test_gradients_pass_through(model):
     finally:
         handle.remove()
     assert calls == [True] * 8
+    assert runs(fast)[0].forecast == 0 and runs(fast)[0].off.text is Text.GRADIENTS
 
 
 def test_features_that_are_not_finite_are_never_used(model, monkeypatch):
-    """One NaN in one captured feature, from which the head recovers: the run computes until it has finite ones."""
+    """One NaN in one captured feature, from which the head recovers: the rest is computed."""
     network = model.model.diffusion_model
     head = network.final_layer.forward
     monkeypatch.setattr(network.final_layer, "forward", lambda x, *rest, **more: head(x.nan_to_num(), *rest, **more))
@@ -228,8 +230,9 @@ def test_features_that_are_not_finite_are_never_used(model, monkeypatch):
         handle.remove()
     assert torch.isfinite(result).all()
     (trace,) = runs(fast)
-    assert kinds(trace) == "cccfcfcccffc"
-    assert trace.evaluations[7].reason == "a computed feature was not finite"
+    # What evaluation 6 measured acts on evaluation 8; evaluation 7 was forecast without the value.
+    assert kinds(trace) == "cccfcfcfcccc"
+    assert "stopped: the model's features are not finite" in trace.summary()
 
 
 def test_large_features_in_half_precision_are_finite(model):

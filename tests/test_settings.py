@@ -18,7 +18,7 @@ from spectrum_accelerate.nodes.settings import (
     Settings,
     problems,
 )
-from spectrum_accelerate.spectrum_core.correction import Correction
+from spectrum_accelerate.spectrum_core.corrector import Corrector
 from spectrum_accelerate.spectrum_core.history import History
 from zoo import MODELS
 
@@ -52,7 +52,7 @@ def test_defaults_gain_something_at_eight_steps(model):
     assert outcome(model, steps=20, schedule=BALANCED)[1].computed == 8
     result, trace = outcome(model, steps=4, schedule=BALANCED)
     assert torch.equal(result, flat(FLUX.sample(model, steps=4)))
-    assert trace.not_accelerated == "too few steps: 4, of which at least 5 are computed; use more steps"
+    assert trace.full == "too few steps: 4, of which at least 5 are computed; use more steps"
 
 
 def test_schedule_places_what_is_computed(model):
@@ -74,7 +74,7 @@ def test_speedup_is_kept(model):
 def test_with_error_control_speedup_is_the_least_that_is_asked_for(model):
     """Whatever the error; 1 asks for nothing."""
     free = outcome(model, schedule=CONTROLLED, tolerance=0.001, speedup=1.0)[1]
-    assert 13 < free.computed < 30 and not free.not_accelerated
+    assert 13 < free.computed < 30 and not free.full
     for speedup in (2.5, 3.0):
         trace = outcome(model, schedule=CONTROLLED, tolerance=0.001, speedup=speedup)[1]
         assert trace.computed == math.floor(30 / speedup)
@@ -87,7 +87,7 @@ def test_evaluations_are_computed_at_most_instead_of_what_speedup_says(model, sc
         for speedup in (1.0, 16.0):
             assert outcome(model, evaluations=evaluations, speedup=speedup, **changes)[1].computed == evaluations
     result, trace = outcome(model, evaluations=1000, schedule=BALANCED)
-    assert torch.equal(result, flat(FLUX.sample(model, steps=30))) and trace.not_accelerated
+    assert torch.equal(result, flat(FLUX.sample(model, steps=30))) and trace.full
     assert outcome(model, evaluations=9)[1].computed == outcome(model)[1].computed, (
         "the paper's schedule goes by itself"
     )
@@ -130,7 +130,7 @@ def test_a_lower_tolerance_computes_more_and_the_error_follows_it(trained):
     assert computed[0] > computed[1] > computed[2]
     for tolerance, estimated, found in zip(tolerances, errors, real, strict=True):
         assert tolerance / 4 < estimated <= tolerance and 0.5 < estimated / found < 2
-    assert trained(tolerance=0.01, schedule=BALANCED)[1].not_accelerated, "with speedup 1, no other schedule forecasts"
+    assert trained(tolerance=0.01, schedule=BALANCED)[1].full, "with speedup 1, no other schedule forecasts"
 
 
 def test_a_sampler_that_adds_noise_does_not_use_the_tolerance_and_says_so(model):
@@ -147,7 +147,7 @@ def test_a_workflow_from_before_a_widget_runs_as_it_did(model, monkeypatch):
     """Prompts lack the widgets that are newer: those of the first version the schedule, later ones the correction."""
     monkeypatch.setattr(SpectrumAccelerate, "hidden", SimpleNamespace(unique_id=None), raising=False)
     corrected = []
-    monkeypatch.setattr(Correction, "computed", lambda *args: corrected.append(1))
+    monkeypatch.setattr(Corrector, "computed", lambda *args: corrected.append(1))
 
     def run(**values):
         return flat(FLUX.sample(SpectrumAccelerate.execute(model, **values).result[0], steps=30))
@@ -278,7 +278,7 @@ def test_start_and_end_percent_bound_the_forecasts(model):
 def test_percents_that_leave_nothing_say_so(model):
     result, trace = outcome(model, steps=12, start_percent=0.98)
     assert torch.equal(result, flat(FLUX.sample(model, steps=12)))
-    assert trace.not_accelerated == "no step to forecast lies between start_percent = 0.98 and end_percent = 1"
+    assert trace.full == "no step to forecast lies between start_percent = 0.98 and end_percent = 1"
 
 
 def test_the_history_has_room_for_what_will_be_computed_and_no_more(model, monkeypatch):

@@ -13,6 +13,7 @@ import torch
 from comfy_extras import nodes_custom_sampler as custom
 from sampling import accelerated, distance, fingerprint, kinds, runs
 from spectrum_accelerate.spectrum_core.history import History
+from spectrum_accelerate.spectrum_core.messages import Reason
 from zoo import MODELS
 
 import nodes
@@ -118,7 +119,7 @@ def test_a_failed_self_test_on_one_device(model, two_devices, split, monkeypatch
     result = FLUX.sample(fast, steps=STEPS, cfg=3.0)
     (trace,) = runs(fast)
     assert trace.outcome == "done" and torch.isfinite(result).all()
-    assert "self-test" in trace.summary() and trace.computed + trace.forecast == STEPS
+    assert 'falling back to target "model output"' in trace.summary() and trace.computed + trace.forecast == STEPS
     assert distance(result, FLUX.sample(on_two_devices(model), steps=STEPS, cfg=3.0)) < 0.5
 
 
@@ -160,8 +161,8 @@ def test_a_conditioning_that_changes_its_device(model, two_devices, split):
         results.append(output["samples"])
     (trace,) = runs(guider_fast.model_patcher)
     reasons = [evaluation.reason for evaluation in trace.evaluations]
-    assert 1 <= reasons.count("a conditioning without enough history") <= 3, reasons
-    moved = reasons.index("a conditioning without enough history")
+    assert 1 <= reasons.count(Reason.NO_HISTORY) <= 3, reasons
+    moved = reasons.index(Reason.NO_HISTORY)
     assert "f" in kinds(trace)[:moved] and "f" in kinds(trace)[moved:]
     assert 0 < distance(*results) < 0.5
 
@@ -182,7 +183,7 @@ def test_a_conditioning_that_joins_later(model, two_devices, split, late):
     spread.add_wrapper(comfy.patcher_extension.WrappersMP.APPLY_MODEL, wait)
     result = sample(spread, positive)
     one, two = runs(fast)
-    assert kinds(one) == kinds(two) and "a conditioning without enough history" in [e.reason for e in two.evaluations]
+    assert kinds(one) == kinds(two) and Reason.NO_HISTORY in [e.reason for e in two.evaluations]
     torch.testing.assert_close(result, expected, rtol=1e-3, atol=1e-3)  # one device joins two of the conditionings
 
 

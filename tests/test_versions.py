@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 from sampling import accelerated, distance, kinds, runs
-from spectrum_accelerate.nodes.architectures import ARCHITECTURES, Architecture, Tap
+from spectrum_accelerate.nodes.models.architectures import ARCHITECTURES, Architecture, Tap
 from zoo import MODELS
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -27,7 +27,15 @@ from ...spectrum_core.readback import Delayed, Readback, Stopwatch
 from ...spectrum_core.trace import Evaluation, Trace
 from ..models.controlnet import DeferredControl, LazyResiduals, active_controls
 from ..samplers.layout import Layout, on_level
-from ..samplers.linear_map import LinearError, LinearMap, known_sampler, linear_map, noise_left, sampler_name
+from ..samplers.linear_map import (
+    UNGUIDED_OUTPUTS,
+    LinearError,
+    LinearMap,
+    known_sampler,
+    linear_map,
+    noise_left,
+    sampler_name,
+)
 from ..samplers.recognition import SamplerProbe
 from ..samplers.signal import signal_for
 from ..samplers.table import SamplerInfo
@@ -44,9 +52,6 @@ T = TypeVar("T")
 
 ARGUMENTS = ("noise", "latent_image", "sampler", "sigmas", "denoise_mask", "callback", "disable_pbar", "seed")
 """Of ComfyUI's outer_sample, in order."""
-
-UNGUIDED_OUTPUTS = "sampler_post_cfg_function"
-"""model_options of functions that see the outputs which guidance joins; a sampler adds one to use the unguided one."""
 
 PACK = tuple(str(Path(__file__).resolve().parents[2] / folder) for folder in ("nodes", "spectrum_core"))
 LIBRARIES = tuple(str(Path(module.__file__ or "").parent) for module in (torch, logging))
@@ -498,12 +503,19 @@ class SamplingRun:
         evaluation = self._evaluation
         if evaluation is None or self._phase is not Phase.FORECASTING or evaluation.failure is not None:
             return full()
+        if torch.is_grad_enabled():
+            evaluation.failure = say(Text.GRADIENTS)
+            if evaluation.forecast:
+                evaluation.compute(Reason.OFF)
+            return full()
         try:
             return self._features.call(evaluation, executor.class_obj, x, options, full, head)
         except (InterruptProcessingException, BeginAgain):
             raise
         except Exception as error:
-            # Ours, or the model's own, which then comes again; out of memory it may only be because of us.
+            # The model's own errors are none of ours; but out of memory it may be only because of us.
+            if not _ours(error) and not isinstance(error, OOM_EXCEPTION):
+                raise
             evaluation.failure = failure("a call of the model", error)
         self._features.release()
         if isinstance(self._device, torch.device) and self._device.type != "cpu":

@@ -106,7 +106,7 @@ def found_layout(seen: Sequence[float], levels: Sequence[float]) -> Layout | Non
     """
     for stages in range(1, MOST_STAGES + 1):
         starts = range(0, len(seen), stages)
-        if len(starts) < len(levels) + 1 and all(on_level(seen[i], levels, step) for step, i in enumerate(starts)):
+        if 1 < len(starts) < len(levels) + 1 and all(on_level(seen[i], levels, step) for step, i in enumerate(starts)):
             return Layout(tuple(starts), len(seen))
     found: list[int] = []
     for index, sigma in enumerate(seen):
@@ -114,7 +114,8 @@ def found_layout(seen: Sequence[float], levels: Sequence[float]) -> Layout | Non
             found.append(index)
         elif len(found) > 1 and on_level(sigma, levels, len(found) - 1):
             found[-1] = index
-    gaps = [b - a for a, b in zip(found, [*found[1:], len(seen)], strict=True)]
-    if not found or found[0] != 0 or max(gaps) > MOST_STAGES:
+    if not found or found[0] != 0:
+        return None
+    if max(b - a for a, b in zip(found, [*found[1:], len(seen)], strict=True)) > MOST_STAGES:
         return None
     return Layout(tuple(found), len(seen))

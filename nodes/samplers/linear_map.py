@@ -19,6 +19,9 @@ from .table import CHURNED, SAMPLERS, SamplerInfo
 Denoise = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """(sigma, output, latent) -> denoised latent; linear in output and latent."""
 
+UNGUIDED_OUTPUTS = "sampler_post_cfg_function"
+"""model_options of functions that see the outputs which guidance joins; a sampler adds one to use the unguided one."""
+
 MOST_EVALUATIONS = 400
 """Of a run whose sampler is run on coefficients; the time goes with the square."""
 
@@ -120,7 +123,9 @@ def _run(
     seen: list[torch.Tensor] = []
     levels: list[float] = []
 
-    def model(x: torch.Tensor, sigma: torch.Tensor, **_: Any) -> torch.Tensor:
+    def model(x: torch.Tensor, sigma: torch.Tensor, model_options: Any = None, **_: Any) -> torch.Tensor:
+        if (model_options or {}).get(UNGUIDED_OUTPUTS):
+            raise LinearError(f"the sampler {name} uses the unguided output")
         if len(seen) == room:
             raise LinearError(f"the sampler {name} calls the model more than {room} times")
         if x.shape != start.shape:

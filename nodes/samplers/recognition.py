@@ -75,7 +75,7 @@ class SamplerProbe:
         if layout is None:
             return SamplerInfo(obstacle="goes to noise levels that are not those of its steps"), None
         if self.layout is None:
-            if len(layout.starts) < STEPS + 1:
+            if len(layout.starts) < STEPS:
                 return None
             self._noisy = any(self._noise(layout, step) for step in range(1, len(layout.starts)))
             self.layout = layout

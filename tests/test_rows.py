@@ -40,8 +40,9 @@ from comfy_extras import (
 from comfy_extras.nodes_edit_model import ReferenceLatent
 from comfy_extras.nodes_model_advanced import RescaleCFG
 from sampling import accelerated, distance, fingerprint, kinds, runs
-from spectrum_accelerate.nodes import streams
-from spectrum_accelerate.nodes.run import Run
+from spectrum_accelerate.nodes.models import rows
+from spectrum_accelerate.nodes.runtime.run import SamplingRun
+from spectrum_accelerate.spectrum_core.messages import Reason
 from zoo import MODELS, TinyModel, fill
 
 import nodes
@@ -50,7 +51,7 @@ STEPS = 12
 SCHEDULE = "cccfcfcffcfc"
 SETTINGS = {"warmup": 3, "tail": 1}
 NEVER = {"skip_interval": 1.0}
-GAP = "a conditioning without enough history"
+GAP = Reason.NO_HISTORY
 
 
 class Node:
@@ -506,12 +507,12 @@ def histories(monkeypatch):
     """The histories that are alive."""
     alive = weakref.WeakSet()
 
-    class Watched(streams.History):
+    class Watched(rows.History):
         def __init__(self, capacity):
             super().__init__(capacity)
             alive.add(self)
 
-    monkeypatch.setattr(streams, "History", Watched)
+    monkeypatch.setattr(rows, "History", Watched)
     return alive
 
 
@@ -535,14 +536,14 @@ def test_streams(case, histories, monkeypatch, compatibility):
     assert [kinds(trace) for trace in fast.traces] == list(case.schedules)
     for trace in fast.traces:
         assert trace.target == "block output" and trace.self_test == 0.0 and not trace.notes
-        unplanned = {e.reason for e in trace.evaluations} - {"warm-up", "schedule", "tail"}
+        unplanned = {e.reason for e in trace.evaluations if e.reason and not e.reason.scheduled}
         assert unplanned == (set() if kinds(trace) == SCHEDULE else {GAP})
     if "f" in "".join(case.schedules):
         assert 0 < distance(got, oracle) <= case.factor * distance(prompt_fast, prompt)
     else:
         assert torch.equal(got, oracle), "computed is computed, for all conditionings"
     # Every evaluation captured, none forecast; after the accelerated run: so the plain model is as it was, too.
-    monkeypatch.setattr(Run, "_obstacle", lambda self: None)
+    monkeypatch.setattr(SamplingRun, "_unsuitable", lambda self: None)
     never = Node(**NEVER)
     assert torch.equal(case.run(tiny, model, never), oracle)
     assert all(kinds(trace) == "c" * STEPS and trace.self_test == 0.0 for trace in never.traces)
@@ -558,7 +559,7 @@ def test_an_interval_of_one_changes_nothing(case):
     tiny, never = MODELS[case.model], Node(**NEVER)
     model = case.build(tiny)
     assert torch.equal(case.run(tiny, model, never), case.run(tiny, model, Node()))
-    assert all("skip_interval is 1" in trace.summary() for trace in never.traces)
+    assert all("skip_interval = 1" in trace.summary() for trace in never.traces)
 
 
 @pytest.mark.parametrize("network", [control_net, t2i_adapter], ids=["ControlNet", "T2I-Adapter"])
@@ -574,8 +575,8 @@ def test_control_networks_rest_during_forecasts(network, monkeypatch):
 def test_windows_that_move_leave_no_histories_behind(histories, monkeypatch):
     """Each evaluation brings windows never seen before: what is held does not grow with their number."""
     tiny, counts = MODELS["wan21_t2v"], []
-    push = streams.History.push
-    monkeypatch.setattr(streams.History, "push", lambda *args: counts.append(len(histories)) or push(*args))
+    push = rows.History.push
+    monkeypatch.setattr(rows.History, "push", lambda *args: counts.append(len(histories)) or push(*args))
     fast = Node(**SETTINGS)
     windows("standard_uniform", frames=12)(tiny, tiny.build(), fast)
     calls = len(counts) // STEPS

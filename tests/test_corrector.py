@@ -13,12 +13,12 @@ import comfy.samplers
 import pytest
 import torch
 from sampling import accelerated, distance, kinds, runs
-from spectrum_accelerate.nodes import solver
-from spectrum_accelerate.nodes.path import path_of
-from spectrum_accelerate.nodes.samplers import SAMPLERS
+from spectrum_accelerate.nodes.samplers import linear_map as solver
+from spectrum_accelerate.nodes.samplers.signal import signal_for
+from spectrum_accelerate.nodes.samplers.table import SAMPLERS
 from spectrum_accelerate.nodes.settings import BALANCED, DEFAULTS, Settings
-from spectrum_accelerate.spectrum_core import correction as correction_module
-from spectrum_accelerate.spectrum_core.correction import MOST, ORDER, SPREAD, Correction, _solved, gain
+from spectrum_accelerate.spectrum_core import corrector as correction_module
+from spectrum_accelerate.spectrum_core.corrector import MOST, ORDER, SPREAD, Corrector, _solved, gain
 from spectrum_accelerate.spectrum_core.forecast import Forecaster
 from test_calibration import DETERMINISTIC, SAMPLINGS, sampler_object
 
@@ -42,7 +42,7 @@ class Toy:
     def __init__(self, name="euler", kind="flow", answers=False, steps=STEPS, path=None):
         self.sampler, self.sampling, self.stages = sampler_object(name), SAMPLINGS[kind], SAMPLERS[name].stages
         self.steps, self.noisy = steps, SAMPLERS[name].noisy
-        way = path_of(Settings(**DEFAULTS), self.noisy)
+        way = signal_for(Settings(**DEFAULTS), self.noisy)
         self.forecaster = way.forecaster if self.noisy else STRAIGHT
         self.sigmas = comfy.samplers.calculate_sigmas(self.sampling, "simple", steps).float()
         coefficients, self.levels = solver.linear_map(self.sampler, self.sampling, self.sigmas, self.stages, way.told)
@@ -89,7 +89,7 @@ class Toy:
 
     def correction(self, response=None):
         answers = self.response if response is None else response
-        return Correction(self.map, self.stages, answers.__getitem__, self.weights, order=1 if self.noisy else ORDER)
+        return Corrector(self.map, self.stages, answers.__getitem__, self.weights, order=1 if self.noisy else ORDER)
 
     def line(self, outputs, evaluation, computed):
         """The forecast of an output: a straight line, so that it is wrong."""
@@ -163,7 +163,7 @@ def test_a_sampler_whose_coefficients_are_not_finite_is_not_corrected():
     sigmas = comfy.samplers.calculate_sigmas(sampling, "simple", STEPS).float()
     with pytest.raises(solver.LinearError, match="no finite coefficients"):
         solver.linear_map(
-            sampler_object("euler_ancestral_RF"), sampling, sigmas, 1, path_of(Settings(**DEFAULTS), noisy=True).told
+            sampler_object("euler_ancestral_RF"), sampling, sigmas, 1, signal_for(Settings(**DEFAULTS), noisy=True).told
         )
 
 
@@ -338,7 +338,7 @@ def uninterrupted():
 def told(monkeypatch):
     """Weak references to all that a correction was given, gave, and held in any run."""
     refs = []
-    for name, original in (("computed", Correction.computed), ("forecast", Correction.forecast)):
+    for name, original in (("computed", Corrector.computed), ("forecast", Corrector.forecast)):
 
         def spy(self, *args, original=original):
             change = original(self, *args)
@@ -346,7 +346,7 @@ def told(monkeypatch):
             refs.extend(weakref.ref(v) for v in seen if isinstance(v, torch.Tensor))
             return change
 
-        monkeypatch.setattr(Correction, name, spy)
+        monkeypatch.setattr(Corrector, name, spy)
     return refs
 
 
