@@ -112,7 +112,7 @@ class History:
             either is not finite.
         """
         flat = feature.reshape(-1)
-        size = flat.numel() // pictures
+        size = max(1, flat.numel() // pictures)
         squares = torch.zeros((2, pictures), dtype=torch.float32, device=feature.device)
         for start, total in self._sums(weights, within=size):
             truth = flat[start : start + total.numel()]
@@ -135,7 +135,7 @@ class History:
         if len(weights) != len(self._features):
             raise ValueError(f"{len(weights)} weights for {len(self._features)} features")
         used = [(f.view(-1), float(w)) for f, w in zip(self._features, weights, strict=True) if w != 0.0]
-        within = within or like.numel()
+        within = within or max(1, like.numel())
         chunk = max(1, min(within, CHUNK_HOST if like.device.type == "cpu" else CHUNK_DEVICE))
         scratch = torch.empty(chunk, dtype=torch.promote_types(like.dtype, torch.float32), device=like.device)
         for first in range(0, like.numel(), within):

@@ -2,19 +2,21 @@
 
 import pytest
 from compatibility import Compatibility, agree, parse, render
+from spectrum_accelerate.nodes.samplers.table import REPLACES_NOISE
+from spectrum_accelerate.spectrum_core.messages import Text, say
 from spectrum_accelerate.spectrum_core.trace import Evaluation, Trace
 
 DOCUMENT = "compatibility.md"
 
 
-def trace(kinds, not_accelerated=None):
+def trace(kinds, off=None):
     names = {"c": "computed", "f": "forecast"}
-    evaluations = [Evaluation(i, 1.0 - i / 10, names[kind], "") for i, kind in enumerate(kinds)]
-    return Trace(len(kinds), "Flux", "heun", evaluations=evaluations, not_accelerated=not_accelerated)
+    evaluations = [Evaluation(i, 1.0 - i / 10, names[kind]) for i, kind in enumerate(kinds)]
+    return Trace(len(kinds), "Flux", "heun", evaluations=evaluations, outcome="done", off=off)
 
 
 RUN = trace("ccfcf")
-NOISE = "the sampler heun adds fresh noise at every step, so that its features are not smooth in time"
+NOISE = say(Text.SAMPLER, sampler="heun", obstacle=REPLACES_NOISE)
 
 
 @pytest.fixture
@@ -75,7 +77,7 @@ def test_a_part_of_a_session_keeps_the_rest(session, written):
     record("sampler", "heun", [trace("ccc")], 0.0, column="sd15")
     record.close(whole=False)
     rows = parse(written.read_text())["sampler"]
-    assert rows["heun"] == {"flux": "3/5, 0.50", "sd15": "full: no evaluation could be forecast"}
+    assert rows["heun"] == {"flux": "3/5, 0.50", "sd15": "full: no step could be forecast"}
     assert rows["lcm"] == {"flux": "full: noise", "sd15": ""}
     record.close(whole=True)
     assert list(parse(written.read_text())["sampler"]) == ["heun"] and not parse(written.read_text())["feature"]

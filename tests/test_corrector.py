@@ -16,11 +16,12 @@ from sampling import accelerated, distance, kinds, runs
 from spectrum_accelerate.nodes.samplers import linear_map as solver
 from spectrum_accelerate.nodes.samplers.signal import signal_for
 from spectrum_accelerate.nodes.samplers.table import SAMPLERS
-from spectrum_accelerate.nodes.settings import BALANCED, DEFAULTS, Settings
+from spectrum_accelerate.nodes.settings import ADAPTIVE, Settings
 from spectrum_accelerate.spectrum_core import corrector as correction_module
 from spectrum_accelerate.spectrum_core.corrector import MOST, ORDER, SPREAD, Corrector, _solved, gain
 from spectrum_accelerate.spectrum_core.forecast import Forecaster
-from test_calibration import DETERMINISTIC, SAMPLINGS, sampler_object
+from spectrum_accelerate.spectrum_core.messages import Reason
+from toys import DETERMINISTIC, SAMPLINGS, sampler_object
 
 from demo import inprocess
 
@@ -42,11 +43,11 @@ class Toy:
     def __init__(self, name="euler", kind="flow", answers=False, steps=STEPS, path=None):
         self.sampler, self.sampling, self.stages = sampler_object(name), SAMPLINGS[kind], SAMPLERS[name].stages
         self.steps, self.noisy = steps, SAMPLERS[name].noisy
-        way = signal_for(Settings(**DEFAULTS), self.noisy)
+        way = signal_for(Settings.of(), self.noisy)
         self.forecaster = way.forecaster if self.noisy else STRAIGHT
         self.sigmas = comfy.samplers.calculate_sigmas(self.sampling, "simple", steps).float()
-        coefficients, self.levels = solver.linear_map(self.sampler, self.sampling, self.sigmas, self.stages, way.told)
-        self.map = coefficients[:, 1:].double().numpy()
+        found = solver.linear_map(self.sampler, self.sampling, self.sigmas, way.latent)
+        self.levels, self.map = found.levels, found.coefficients[:, 1:].numpy()
         scales = [1 - level if kind == "flow" else 1.0 for level in self.levels]
         gains = [a / 4 / (a * a / 4 + s * s) for s, a in zip(self.levels, scales, strict=True)]
         self.response = [(1 - kappa) / s for kappa, s in zip(gains, self.levels, strict=True)]
@@ -163,7 +164,7 @@ def test_a_sampler_whose_coefficients_are_not_finite_is_not_corrected():
     sigmas = comfy.samplers.calculate_sigmas(sampling, "simple", STEPS).float()
     with pytest.raises(solver.LinearError, match="no finite coefficients"):
         solver.linear_map(
-            sampler_object("euler_ancestral_RF"), sampling, sigmas, 1, signal_for(Settings(**DEFAULTS), noisy=True).told
+            sampler_object("euler_ancestral_RF"), sampling, sigmas, signal_for(Settings.of(), noisy=True).latent
         )
 
 
@@ -280,21 +281,6 @@ def test_after_a_restart_it_knows_nothing_and_holds_nothing():
     assert not held, held
 
 
-def test_an_output_that_jumps_is_taken_as_it_is_and_begins_a_new_path():
-    """Guidance that changes from one step to the next, say: nothing lies between the one and the other."""
-    parts = torch.randn(2, 2, 4, 4, 4, generator=torch.Generator().manual_seed(1))
-    path = [parts[0] * (2 + e / 12) if e < 8 else parts[1] * (2 + e / 12) for e in range(STEPS)]
-    toy, told = Toy(path=path), {}
-    correction = toy.correction([0.0] * STEPS)
-    computed = (0, 1, 2, 5, 8, 10, 11)
-    toy.accelerated(correction, computed, told)
-    came, result = told[8]
-    assert torch.equal(came, result), "not interpolated across"
-    # The forecast of 9 follows a line across the jump; from 10 on it is known to lie between 8 and 10.
-    expected = toy.map[11, 9] * (path[9] - told[9][1]) / toy.map[11, 10]
-    assert off(told[10][1] - told[10][0], expected) < 1e-4
-
-
 def test_what_is_not_a_number_stays_where_it_is():
     """One bad output spreads neither to the other picture of the batch nor to what is told later."""
     toy = Toy()
@@ -372,7 +358,7 @@ def sample(model, sampler="euler", steps=20, callback=None, pictures=2, cfg=3.0)
 
 def both(model, **changes):
     """The MODEL with `correct` and without."""
-    return [accelerated(model, schedule=BALANCED, correct=correct, **changes) for correct in (True, False)]
+    return [accelerated(model, schedule=ADAPTIVE, correct=correct, **changes) for correct in (True, False)]
 
 
 @pytest.mark.parametrize("sampler", ["euler", "heun", "dpmpp_2m", "uni_pc"])
@@ -389,16 +375,16 @@ def test_pictures_come_nearer_to_the_full_runs(model, sampler):
 def test_where_forecasts_cannot_follow_the_rest_is_computed(model):
     """At strong guidance in few steps pictures would break; unless so many evaluations were asked for."""
     full = sample(model, cfg=7.0, pictures=4)
-    guarded, counted, mild = (accelerated(model, schedule=BALANCED, **more) for more in ({}, {"evaluations": 8}, {}))
+    guarded, counted, mild = (accelerated(model, schedule=ADAPTIVE, **more) for more in ({}, {"evaluations": 8}, {}))
     near, far = (distance(sample(m, cfg=7.0, pictures=4), full) for m in (guarded, counted))
     sample(mild, cfg=1.5, pictures=4)
     trace, other, calm = (runs(m)[0] for m in (guarded, counted, mild))
-    assert trace.notes == ["stopped: forecasts missed by more than 20%"]
+    assert [str(note) for note in trace.notes] == ["estimated error above 20 %: the remaining steps are computed"]
     assert not other.notes and not calm.notes and other.computed == calm.computed == 8
-    stopped = next(e.position for e in trace.evaluations if e.reason == "forecasts missed too much")
+    stopped = next(e.position for e in trace.evaluations if e.reason is Reason.ERROR_LIMIT)
     assert kinds(trace)[stopped:] == "c" * (20 - stopped) and kinds(trace)[:stopped] == kinds(other)[:stopped]
-    assert all(e.error is None for e in trace.evaluations[stopped:]), "no feature is kept any more"
-    assert any(e.error is not None for e in trace.evaluations[:stopped])
+    assert all(e.feature_error is None for e in trace.evaluations[stopped:]), "no feature is kept any more"
+    assert any(e.feature_error is not None for e in trace.evaluations[:stopped])
     assert 8 < trace.computed < 20 and near < 0.5 * far, (near, far)
 
 
@@ -408,11 +394,11 @@ def test_samplers_that_add_noise_come_nearer_than_with_fewer_steps(name, load):
     """By the geometric mean, as above; the most that such a sampler bears is forecast, whatever is asked for."""
     row, plain = SAMPLERS[name], load()
     full = sample(plain, name, pictures=6)
-    fast = accelerated(plain, schedule=BALANCED, speedup=4.0)
+    fast = accelerated(plain, schedule=ADAPTIVE, skip_interval=4.0)
     near = sample(fast, name, pictures=6)
     (trace,) = runs(fast)
     steps = math.ceil(trace.computed / row.stages)
-    assert trace.forecast > 0 and steps == math.ceil(20 / row.speedup) and trace.error is not None
+    assert trace.forecast > 0 and steps == math.ceil(20 / row.max_speedup) and trace.error is not None
     fewer = sample(plain, name, steps=steps, pictures=6)
     ratios = [distance(a, c) / distance(b, c) for a, b, c in zip(near, fewer, full, strict=True)]
     assert math.prod(ratios) ** (1 / len(ratios)) < 0.7, ratios
@@ -421,7 +407,7 @@ def test_samplers_that_add_noise_come_nearer_than_with_fewer_steps(name, load):
 def test_correction_of_a_sampler_that_adds_noise_helps():
     model = inprocess.unet_model()
     full = sample(model, "er_sde", pictures=6)
-    near, far = (sample(m, "er_sde", pictures=6) for m in both(model, speedup=2.0))
+    near, far = (sample(m, "er_sde", pictures=6) for m in both(model, skip_interval=2.0))
     ratios = [distance(a, c) / distance(b, c) for a, b, c in zip(near, far, full, strict=True)]
     assert math.prod(ratios) ** (1 / len(ratios)) < 0.85, ratios
 
@@ -470,7 +456,7 @@ def test_guidance_that_changes_does_not_make_it_worse(model, cfg):
 def test_the_preview_shows_the_models_own_picture(model, sampler):
     """Not what the sampler is told, in which payments for earlier steps show; at the last step that is the result."""
     own, shown = [], {}
-    fast, stages = accelerated(model, schedule=BALANCED), SAMPLERS[sampler].stages
+    fast, stages = accelerated(model, schedule=ADAPTIVE), SAMPLERS[sampler].stages
 
     def keep(args):
         own.append(args["denoised"].clone())

@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from spectrum_accelerate.spectrum_core.basis import SCALINGS
 from spectrum_accelerate.spectrum_core.forecast import INTERCEPTS, Forecaster
-from spectrum_accelerate.spectrum_core.schedule import GrowingInterval
+from spectrum_accelerate.spectrum_core.schedule.intervals import GrowingInterval
 
 quick = settings(deadline=None, derandomize=True, max_examples=100)
 ridges = st.just(0.0) | st.floats(1e-6, 10)
 blends = st.floats(0, 1)
-intercepts, scalings = st.sampled_from(INTERCEPTS), st.sampled_from(SCALINGS)
+intercepts = st.sampled_from(INTERCEPTS)
 TOTAL = 60
+OFFICIAL_TOTAL = 51
+"""The official code maps evaluation i to (i - 25) / 25 whatever the number of steps: as if there were 51."""
 
 
 @st.composite
@@ -30,7 +31,7 @@ def histories(draw, low=1, high=12, repeat=True):
 @st.composite
 def forecasters(draw, **fixed):
     drawn = {"degree": st.integers(1, 8), "window": st.integers(1, 14), "ridge": ridges, "blend": blends,
-             "intercept": intercepts, "scaling": scalings}  # fmt: skip
+             "intercept": intercepts}  # fmt: skip
     return Forecaster(**{name: fixed[name] if name in fixed else draw(values) for name, values in drawn.items()})
 
 
@@ -64,27 +65,29 @@ def lagrange(points, target):
 @pytest.mark.parametrize("blend", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("degree, ridge", [(4, 0.1), (1, 0.01), (8, 3.0)])
 @pytest.mark.parametrize("total", [50, 20])
-@pytest.mark.parametrize("scaling", ["paper", "run"])
-def test_the_paper_intercept_equals_the_official_formulas_on_every_evaluation(scaling, total, degree, ridge, blend):
+@pytest.mark.parametrize("interval", ["official", "run"])
+def test_the_paper_intercept_equals_the_official_formulas_on_every_evaluation(interval, total, degree, ridge, blend):
     def tau(t):
-        return (t - 25) * 2 / 50 if scaling == "paper" else 2 * t / (total - 1) - 1
+        return (t - 25) * 2 / 50 if interval == "official" else 2 * t / (total - 1) - 1
+
+    steps = OFFICIAL_TOTAL if interval == "official" else total
 
     computed = GrowingInterval(warmup=1, tail=0, interval=2, growth=0.75).plan(total)
     features = np.random.default_rng(0).standard_normal((len(computed), 64))
-    forecaster = Forecaster(degree, 100, ridge, blend, "paper", scaling)
+    forecaster = Forecaster(degree, 100, ridge, blend, "paper")
     assert len(computed) < total - 1
     for target in sorted(set(range(total)) - set(computed)):
         points = [p for p in computed if p < target]
         known = features[: len(points)]
         expected = official(points, target, known, tau, degree, ridge, blend)
-        actual = forecaster.weights(points, target, total) @ known
+        actual = forecaster.weights(points, target, steps) @ known
         assert np.linalg.norm(actual - expected) <= 1e-6 * np.linalg.norm(expected), target
 
 
 def test_the_official_formulas_apply_to_the_window_only():
     points, features = [0, 1, 2, 3, 4, 6, 8, 11], np.random.default_rng(1).standard_normal((8, 16))
     expected = official(points[-5:], 14, features[-5:], lambda t: (t - 25) / 25, 4, 0.1, 0.5)
-    actual = Forecaster(4, 5, 0.1, 0.5, "paper", "paper").weights(points, 14, 50) @ features
+    actual = Forecaster(4, 5, 0.1, 0.5, "paper").weights(points, 14, OFFICIAL_TOTAL) @ features
     np.testing.assert_allclose(actual, expected, rtol=1e-6)
 
 
@@ -98,39 +101,38 @@ def test_a_constant_feature_is_forecast_exactly_with_the_free_intercept(history,
 def test_the_paper_intercept_shrinks_a_constant_feature():
     """Why there are two: it is a fact of the official formula, and the documentation gives this figure."""
     points = [0, 1, 2, 3, 4, 6, 8, 11, 15, 20, 25, 31, 38, 46]
-    paper, free = (Forecaster(4, 100, 0.1, 1.0, i, "paper").weights(points, 49, 50).sum() for i in INTERCEPTS[::-1])
+    paper, free = (Forecaster(4, 100, 0.1, 1.0, i).weights(points, 49, OFFICIAL_TOTAL).sum() for i in INTERCEPTS[::-1])
     assert 0.7 < paper < 0.95 and free == pytest.approx(1)
 
 
 @quick
-@given(histories(low=2, high=9, repeat=False), intercepts, scalings, st.sampled_from([TOTAL, 1000, 10000]))
-def test_without_ridge_or_spare_points_the_weights_are_the_interpolating_ones(history, intercept, scaling, total):
+@given(histories(low=2, high=9, repeat=False), intercepts, st.sampled_from([TOTAL, 1000, 10000]))
+def test_without_ridge_or_spare_points_the_weights_are_the_interpolating_ones(history, intercept, total):
     points, target = history
-    shift = total - TOTAL  # to the end of a long run, where "run" scaling squeezes the window into a sliver
+    shift = total - TOTAL  # to the end of a long run, where the window is a sliver of it
     points, target = [p + shift for p in points], target + shift
-    forecaster = Forecaster(len(points) - 1, len(points), 0.0, 1.0, intercept, scaling)
+    forecaster = Forecaster(len(points) - 1, len(points), 0.0, 1.0, intercept)
     expected = lagrange(points, target)
     np.testing.assert_allclose(forecaster.weights(points, target, total), expected, atol=1e-8 * np.abs(expected).max())
 
 
 @quick
-@given(histories(low=3, repeat=False), st.integers(1, 8), st.data(), scalings)
-def test_polynomials_up_to_the_degree_are_exact_without_ridge(history, degree, data, scaling):
+@given(histories(low=3, repeat=False), st.integers(1, 8), st.data())
+def test_polynomials_up_to_the_degree_are_exact_without_ridge(history, degree, data):
     points, target = history
     degree = min(degree, len(points) - 1)
     power = data.draw(st.integers(0, degree))
-    weights = Forecaster(degree, len(points), 0.0, 1.0, "free", scaling).weights(points, target, TOTAL)
+    weights = Forecaster(degree, len(points), 0.0, 1.0, "free").weights(points, target, TOTAL)
     values = np.array([((p - points[0]) / 10) ** power for p in points])
     assert abs(weights @ values - ((target - points[0]) / 10) ** power) <= 1e-8 * np.abs(weights * values).sum() + 1e-9
 
 
 @pytest.mark.parametrize("intercept", INTERCEPTS)
-@pytest.mark.parametrize("scaling", SCALINGS)
-def test_polynomials_become_exact_as_the_ridge_vanishes(scaling, intercept):
+def test_polynomials_become_exact_as_the_ridge_vanishes(intercept):
     points, target = [0, 1, 2, 3, 4, 6, 11, 19, 30], 40
     values = np.array([(p / 20) ** 3 - (p / 20) ** 2 + 0.3 for p in points])
     errors = [
-        abs(Forecaster(3, 9, ridge, 1.0, intercept, scaling).weights(points, target, 50) @ values - 4.3)
+        abs(Forecaster(3, 9, ridge, 1.0, intercept).weights(points, target, 50) @ values - 4.3)
         for ridge in (1e-1, 1e-4, 1e-7, 1e-10)
     ]
     assert errors == sorted(errors, reverse=True)
@@ -180,11 +182,11 @@ def test_a_single_feature_is_held(forecaster, point, ahead):
 
 
 @quick
-@given(histories(low=2, high=2, repeat=False), st.integers(1, 8), scalings, blends)
-def test_two_features_are_continued_in_a_straight_line_without_ridge(history, degree, scaling, blend):
+@given(histories(low=2, high=2, repeat=False), st.integers(1, 8), blends)
+def test_two_features_are_continued_in_a_straight_line_without_ridge(history, degree, blend):
     (a, b), target = history
     slope = (target - b) / (b - a)
-    weights = Forecaster(degree, 8, 0.0, blend, "free", scaling).weights([a, b], target, TOTAL)
+    weights = Forecaster(degree, 8, 0.0, blend, "free").weights([a, b], target, TOTAL)
     np.testing.assert_allclose(weights, [-slope, 1 + slope], rtol=1e-9)
 
 
@@ -203,8 +205,8 @@ def test_blend_goes_linearly_from_newton_to_the_spectral_fit(history, forecaster
 
 
 @quick
-@given(histories(), forecasters(scaling="window"), st.integers(1, 500))
-def test_window_scaling_does_not_care_where_the_window_stands(history, forecaster, shift):
+@given(histories(), forecasters(ridge=0.0), st.integers(1, 500))
+def test_without_a_ridge_it_does_not_matter_where_the_window_stands(history, forecaster, shift):
     points, target = history
     here = forecaster.weights(points, target, TOTAL)
     there = forecaster.weights([p + shift for p in points], target + shift, TOTAL)

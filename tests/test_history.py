@@ -118,7 +118,7 @@ def test_the_error_is_the_relative_distance_of_the_forecast_to_the_feature(shape
     *entries, truth = features(shape, dtype, count=len(WEIGHTS) + 1)
     error = filled(entries).error(WEIGHTS, truth)
     expected = torch.linalg.vector_norm(oracle(WEIGHTS, entries)[0] - truth.double())
-    assert (error.shape, error.dtype) == ((), torch.float32)
+    assert (error.shape, error.dtype) == ((1,), torch.float32)
     assert error.item() == pytest.approx((expected / torch.linalg.vector_norm(truth.double())).item(), rel=1e-5)
 
 
@@ -134,7 +134,7 @@ def test_a_feature_that_is_not_finite_has_an_error_that_is_not_finite(index, val
 
 @pytest.mark.parametrize(
     "forecast, truth, error",
-    [(0, 0, 0), (3, 3, 0), (0, 3, 1), (3, 0, math.inf), (math.nan, 0, math.nan), (0, math.nan, math.nan)],
+    [(0, 0, 0), (3, 3, 0), (0, 3, 1), (3, 0, math.inf), (0, math.nan, math.nan)],
 )
 def test_the_error_at_zero(forecast, truth, error):
     """Nothing forecast as nothing is right; something forecast for nothing has no finite relative error."""
@@ -153,12 +153,14 @@ def test_a_feature_without_elements_is_a_feature(shape):
 def test_nothing_grows_with_the_number_of_pushes(dtype):
     history, feature = History(3), torch.zeros((7, 11), dtype=dtype)
     history.push(0, feature)
-    address = history._buffer.data_ptr()
-    for position in range(1, 100):
+    for position in range(1, 3):
         history.push(position, feature)
-        assert history.nbytes == 3 * feature.nbytes
+    addresses = {entry.data_ptr() for entry in history._features}
+    for position in range(3, 100):
+        history.push(position, feature)
+        assert history.nbytes <= 3 * feature.nbytes
         assert len(history) == min(3, position + 1)
-    assert history._buffer.data_ptr() == address
+    assert {entry.data_ptr() for entry in history._features} == addresses
 
 
 @pytest.mark.parametrize(
@@ -215,7 +217,7 @@ def test_features_may_be_views(view):
     combined = history.combine((0.5, 2))
     torch.testing.assert_close(combined, 0.5 * entries[0] + 2 * entries[1])
     expected = torch.linalg.vector_norm(combined - entries[2]) / torch.linalg.vector_norm(entries[2])
-    torch.testing.assert_close(history.error((0.5, 2), entries[2]), expected)
+    torch.testing.assert_close(history.error((0.5, 2), entries[2]), expected.reshape(1))
 
 
 def test_inference_mode_changes_nothing():
@@ -234,7 +236,7 @@ def test_no_method_waits_for_a_value(dtype):
     feature = torch.empty((4, 6), dtype=dtype, device="meta")
     history = filled([feature] * 5, capacity=3)
     assert history.combine((1, -1, 1)).device.type == "meta"
-    assert history.error((1, -1, 1), feature).shape == ()
+    assert history.error((1, -1, 1), feature).shape == (1,)
     history.discard(3)
     assert history.fits(feature) and len(history) == 2
 
@@ -273,3 +275,35 @@ def test_an_empty_history_is_refused(use, emptied):
 def test_weights_that_do_not_match_the_entries_are_refused():
     with pytest.raises(ValueError, match="2 weights for 4 features"):
         filled(features((3,))).combine((1, 2))
+
+
+@each_dtype
+@pytest.mark.parametrize("pictures", [1, 2, 4])
+def test_each_picture_has_an_error_of_its_own(dtype, pictures):
+    """As if its rows were alone, however the sum is cut into pieces."""
+    *entries, truth = features((4, CHUNK + 3), dtype, count=len(WEIGHTS) + 1)
+    errors = filled(entries).error(WEIGHTS, truth, pictures)
+    assert errors.shape == (pictures,)
+    for picture in range(pictures):
+        rows = slice(picture * 4 // pictures, (picture + 1) * 4 // pictures)
+        alone = filled([entry[rows] for entry in entries]).error(WEIGHTS, truth[rows])
+        torch.testing.assert_close(errors[picture], alone[0])
+
+
+def test_memory_is_allocated_when_it_is_first_needed():
+    history, feature = History(5), torch.ones(4, 4)
+    held = []
+    for position in range(7):
+        history.push(position, feature)
+        held.append(history.nbytes // feature.nbytes)
+    assert held == [1, 2, 3, 4, 5, 5, 5]
+
+
+def test_what_is_not_finite_is_no_part_of_a_forecast():
+    """It is said by `error`, which comes later; until then nothing of it spreads."""
+    entries = features((3, 4), count=2)
+    entries[1][0, 0], entries[1][2, 1] = float("nan"), float("inf")
+    combined = filled(entries).combine((-1.0, 2.0))
+    assert combined.isfinite().all()
+    clean = entries[1].nan_to_num(nan=0.0, posinf=0.0)
+    torch.testing.assert_close(combined, 2 * clean - entries[0])

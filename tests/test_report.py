@@ -35,7 +35,7 @@ def test_text_picture_and_data_tell_the_same(sampled):
     (trace,) = runs(sampled[0])
     assert (
         summary.startswith(trace.summary())
-        and trace.timeline() in summary
+        and trace.kinds in summary
         and "forecasting the block output" in summary
     )
     assert "computed: 3 warm-up, 3 schedule, 1 tail" in summary
@@ -54,7 +54,7 @@ def test_the_picture_shows_what_was_computed(sampled):
 def test_a_run_that_was_not_accelerated_says_why():
     model = accelerated(FLUX.build(), skip_interval=1.0)
     summary, plot, _ = report(model, {"samples": FLUX.sample(model, steps=4)})
-    assert summary.startswith("Spectrum: not accelerated: skip_interval is 1")
+    assert summary.startswith("Spectrum: not accelerated: skip_interval = 1")
     assert FORECAST not in {c for c, n in colours(plot).items() if n > 200}
 
 

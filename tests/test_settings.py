@@ -3,26 +3,25 @@
 import math
 from types import SimpleNamespace
 
-import comfy.sample
 import pytest
 import torch
-from sampling import accelerated, distance, flat, kinds, runs
+from sampling import accelerated, flat, kinds, runs
 from spectrum_accelerate.nodes.accelerate import SpectrumAccelerate
 from spectrum_accelerate.nodes.settings import (
-    BALANCED,
-    BEFORE,
-    CONTROLLED,
-    DEFAULTS,
-    GROWING,
-    SETTINGS,
+    ADAPTIVE,
+    COMMON,
+    FIXED,
+    OWN,
+    PAPER,
+    SCHEDULE,
     Settings,
+    all_settings,
+    defaults,
     problems,
 )
-from spectrum_accelerate.spectrum_core.corrector import Corrector
 from spectrum_accelerate.spectrum_core.history import History
+from spectrum_accelerate.spectrum_core.messages import Reason, Text
 from zoo import MODELS
-
-from demo import inprocess
 
 FLUX = MODELS["flux"]
 
@@ -41,143 +40,86 @@ def longest_gap(trace):
     return max(map(len, kinds(trace).split("c")))
 
 
-def test_defaults_compute_at_most_fifteen_of_fifty(model):
-    _, trace = outcome(model, steps=50, schedule=BALANCED)
-    assert len(trace.evaluations) == 50 and trace.computed <= 15
+CHANGED = {
+    "skip_interval": 5.0,
+    "degree": 1,
+    "window": 5,
+    "evaluations": 13,
+    "warmup": 7,
+    "growth": 2.0,
+    "ridge": 1.0,
+    "blend": 1.0,
+    "intercept": "free",
+    "tail": 4,
+    "target": "model output",
+    "correct": False,
+    "start_percent": 0.3,
+    "end_percent": 0.6,
+}
 
 
-def test_defaults_gain_something_at_eight_steps(model):
-    """Distilled models: nearly half of the evaluations; four steps are too few, and that is said."""
-    assert outcome(model, steps=8, schedule=BALANCED)[1].computed == 5
-    assert outcome(model, steps=20, schedule=BALANCED)[1].computed == 8
-    result, trace = outcome(model, steps=4, schedule=BALANCED)
+@pytest.mark.parametrize("schedule", list(OWN))
+def test_every_widget_that_is_shown_changes_the_outcome(model, schedule):
+    reference = flat(FLUX.sample(accelerated(model, **defaults(schedule)), steps=30))
+    names = [setting.name for setting in all_settings(schedule) if setting is not SCHEDULE]
+    assert set(names) <= set(CHANGED)
+    for name in names:
+        changed = FLUX.sample(accelerated(model, **defaults(schedule) | {name: CHANGED[name]}), steps=30)
+        assert not torch.equal(flat(changed), reference), name
+
+
+def test_schedules_differ(model):
+    assert len({kinds(outcome(model, **defaults(schedule))[1]) for schedule in OWN}) == 3
+
+
+def test_defaults_compute_fifteen_of_fifty_and_eight_of_twenty(model):
+    for steps, computed in ((50, 15), (30, 10), (20, 8), (8, 5)):
+        assert outcome(model, steps=steps, schedule=ADAPTIVE)[1].computed == computed
+    result, trace = outcome(model, steps=4, schedule=ADAPTIVE)
     assert torch.equal(result, flat(FLUX.sample(model, steps=4)))
-    assert trace.full == "too few steps: 4, of which at least 5 are computed; use more steps"
+    assert str(trace.full) == "4 steps are too few: at least 5 are computed; use more steps"
 
 
-def test_schedule_places_what_is_computed(model):
-    """The paper's gaps grow to the end; the balanced ones shrink toward it."""
-    growing = kinds(outcome(model, schedule=GROWING, tail=0)[1]).strip("c").split("c")
-    balanced = kinds(outcome(model, schedule=BALANCED, tail=0)[1]).strip("c").split("c")
-    assert len(growing[-2]) > len(growing[0]) and len(balanced[-1]) < max(map(len, balanced))
+@pytest.mark.parametrize("schedule", list(OWN))
+def test_skip_interval_is_the_knob_of_every_schedule(model, schedule):
+    counts = [outcome(model, **defaults(schedule) | {"skip_interval": n})[1].computed for n in (1.5, 2.0, 3.0, 6.0)]
+    assert counts == sorted(counts, reverse=True) and counts[0] > counts[-1]
+    if schedule != PAPER:  # whose intervals grow
+        assert counts[0] == pytest.approx(30 / 1.5, abs=2) and counts[1] == pytest.approx(30 / 2, abs=3)
+    result, trace = outcome(model, **defaults(schedule) | {"skip_interval": 1.0})
+    assert torch.equal(result, flat(FLUX.sample(model, steps=30)))
+    assert trace.off.text is Text.NEVER and "skip_interval = 1" in trace.summary()
 
 
-def test_speedup_is_kept(model):
-    for speedup in (1.5, 2.0, 2.5):
-        trace = outcome(model, schedule=BALANCED, speedup=speedup)[1]
-        assert trace.computed == math.floor(30 / speedup)
-    assert outcome(model, schedule=BALANCED, speedup=16.0)[1].computed == math.floor(2 * math.sqrt(30))
-    result, trace = outcome(model, schedule=BALANCED, speedup=1.0)
-    assert torch.equal(result, flat(FLUX.sample(model, steps=30))) and "speedup is 1" in trace.summary()
-
-
-def test_with_error_control_speedup_is_the_least_that_is_asked_for(model):
-    """Whatever the error; 1 asks for nothing."""
-    free = outcome(model, schedule=CONTROLLED, tolerance=0.001, speedup=1.0)[1]
-    assert 13 < free.computed < 30 and not free.full
-    for speedup in (2.5, 3.0):
-        trace = outcome(model, schedule=CONTROLLED, tolerance=0.001, speedup=speedup)[1]
-        assert trace.computed == math.floor(30 / speedup)
-
-
-@pytest.mark.parametrize("schedule", [BALANCED, CONTROLLED])
-def test_evaluations_are_computed_at_most_instead_of_what_speedup_says(model, schedule):
-    changes = {"schedule": schedule, "tolerance": 0.001}
+def test_evaluations_are_computed_at_most_instead_of_by_the_interval(model):
     for evaluations in (3, 9, 12):
-        for speedup in (1.0, 16.0):
-            assert outcome(model, evaluations=evaluations, speedup=speedup, **changes)[1].computed == evaluations
-    result, trace = outcome(model, evaluations=1000, schedule=BALANCED)
+        for interval in (1.0, 16.0):
+            _, trace = outcome(model, schedule=ADAPTIVE, evaluations=evaluations, skip_interval=interval)
+            assert trace.computed == evaluations
+    result, trace = outcome(model, schedule=ADAPTIVE, evaluations=1000)
     assert torch.equal(result, flat(FLUX.sample(model, steps=30))) and trace.full
-    assert outcome(model, evaluations=9)[1].computed == outcome(model)[1].computed, (
-        "the paper's schedule goes by itself"
-    )
 
 
 @pytest.mark.parametrize("evaluations", [1, 3, 9, 17])
 def test_evaluations_of_a_two_stage_sampler_are_counted_not_its_steps(model, evaluations):
     """The least is three steps, of which the last has only one evaluation."""
-    fast = accelerated(model, schedule=BALANCED, evaluations=evaluations)
+    fast = accelerated(model, schedule=ADAPTIVE, evaluations=evaluations)
     FLUX.sample(fast, steps=20, sampler="heun")
     assert runs(fast)[0].computed <= max(5, evaluations)
 
 
-@pytest.fixture(scope="module")
-def trained():
-    """The outcome of error control on the embedded trained Flux: two pictures, 20 steps, no CFG."""
-    model, noise = inprocess.embedded_model(), torch.randn((2, 16, 12, 12), generator=torch.Generator().manual_seed(0))
-
-    def sample(on):
-        with torch.inference_mode():
-            return comfy.sample.sample(
-                on, noise, 20, 1.0, "euler", "simple", inprocess.prompts([5, 60], [1, 2]), [], torch.zeros_like(noise),
-                seed=1, disable_pbar=True,
-            )  # fmt: skip
-
-    plain = sample(model)
-
-    def outcome(**changes):
-        fast = accelerated(model, **{"schedule": CONTROLLED, "speedup": 1.0, **changes})
-        return distance(sample(fast), plain), runs(fast)[0]
-
-    return outcome
-
-
-def test_a_lower_tolerance_computes_more_and_the_error_follows_it(trained):
-    """The estimated one, which the trace says, and the real one, the distance to the full run."""
-    tolerances = (0.01, 0.02, 0.16)
-    real, traces = zip(*(trained(tolerance=tolerance) for tolerance in tolerances), strict=True)
-    computed, errors = [t.computed for t in traces], [t.error for t in traces]
-    assert computed[0] > computed[1] > computed[2]
-    for tolerance, estimated, found in zip(tolerances, errors, real, strict=True):
-        assert tolerance / 4 < estimated <= tolerance and 0.5 < estimated / found < 2
-    assert trained(tolerance=0.01, schedule=BALANCED)[1].full, "with speedup 1, no other schedule forecasts"
-
-
-def test_a_sampler_that_adds_noise_does_not_use_the_tolerance_and_says_so(model):
-    traces = []
-    for tolerance in (0.001, 1.0):
-        fast = accelerated(model, schedule=CONTROLLED, tolerance=tolerance)
-        FLUX.sample(fast, steps=20, sampler="euler_ancestral")
-        traces.append(runs(fast)[0])
-    assert kinds(traces[0]) == kinds(traces[1])
-    assert all("tolerance is not used with this sampler" in t.summary() for t in traces)
-
-
-def test_a_workflow_from_before_a_widget_runs_as_it_did(model, monkeypatch):
-    """Prompts lack the widgets that are newer: those of the first version the schedule, later ones the correction."""
-    monkeypatch.setattr(SpectrumAccelerate, "hidden", SimpleNamespace(unique_id=None), raising=False)
-    corrected = []
-    monkeypatch.setattr(Corrector, "computed", lambda *args: corrected.append(1))
-
-    def run(**values):
-        return flat(FLUX.sample(SpectrumAccelerate.execute(model, **values).result[0], steps=30))
-
-    first = {name: value for name, value in DEFAULTS.items() if name not in BEFORE}
-    assert torch.equal(run(**first), outcome(model, schedule=GROWING, correct=False)[0])
-    for schedule in (BALANCED, GROWING):
-        second = run(**first, schedule=schedule, speedup=2.0)
-        assert torch.equal(second, outcome(model, schedule=schedule, speedup=2.0, correct=False)[0])
-    assert not corrected
-    run(**DEFAULTS)
-    assert corrected
-
-
-def test_degree_follows_faster_changes(model, monkeypatch):
+def test_degree_follows_faster_changes():
     """A cubic history is forecast exactly from degree 3 on, and not below."""
-    from spectrum_accelerate.spectrum_core.forecast import Forecaster
-
     points = [0.0, 1, 2, 3, 4, 6, 8]
     errors = {}
     for degree in range(1, 9):
-        settings = Settings(**{**DEFAULTS, "degree": degree, "window": 64, "ridge": 0.0, "blend": 1.0})
-        assert isinstance(settings.forecaster(), Forecaster)
+        settings = Settings.of(PAPER, degree=degree, window=64, ridge=0.0, blend=1.0)
         weights = settings.forecaster().weights(points, 10.0, 50)
         errors[degree] = abs(sum(w * p**3 for w, p in zip(weights, points, strict=True)) - 1000)
     assert min(errors[1], errors[2]) > 1 and max(errors[d] for d in (3, 4, 5, 6)) < 1e-3
-    assert not torch.equal(outcome(model, degree=1)[0], outcome(model, degree=2)[0])
 
 
-def test_window_is_what_is_held_and_used(model, monkeypatch):
+def test_window_is_what_is_held(model, monkeypatch):
     held = []
     push = History.push
 
@@ -186,18 +128,10 @@ def test_window_is_what_is_held_and_used(model, monkeypatch):
         held.append(len(self))
 
     monkeypatch.setattr(History, "push", spy)
-    few, many = outcome(model, window=2)[0], None
-    assert max(held) == 2
-    held.clear()
-    many = outcome(model, window=6)[0]
-    assert max(held) == 6 and not torch.equal(few, many)
-
-
-def test_skip_interval_trades_speed(model):
-    counts = [outcome(model, skip_interval=n)[1].computed for n in (1.5, 2.0, 3.0, 6.0)]
-    assert counts == sorted(counts, reverse=True) and counts[0] > counts[-1]
-    result, trace = outcome(model, skip_interval=1.0)
-    assert torch.equal(result, flat(FLUX.sample(model, steps=30))) and "skip_interval is 1" in trace.summary()
+    for window in (2, 6):
+        held.clear()
+        outcome(model, window=window)
+        assert max(held) == window
 
 
 def test_growth_widens_the_gaps(model):
@@ -210,44 +144,34 @@ def test_warmup_and_tail_are_computed(model):
         trace = outcome(model, warmup=warmup, tail=tail)[1]
         text = kinds(trace)
         assert text.startswith("c" * warmup + "f") and text.endswith("c" * tail)
-        assert [e.reason for e in trace.evaluations].count("tail") == tail
+        assert [e.reason for e in trace.evaluations].count(Reason.TAIL) == tail
 
 
-def test_ridge_damps(model):
+def test_ridge_damps():
     """More ridge, smaller weights: noise is amplified less."""
     gains = []
     for ridge in (0.0, 0.1, 10.0):
-        settings = Settings(**{**DEFAULTS, "degree": 4, "window": 64, "ridge": ridge, "blend": 1.0})
-        weights = settings.forecaster().weights([0, 1, 2, 3, 4, 6, 8], 12, 50)
-        gains.append(abs(weights).sum())
+        settings = Settings.of(PAPER, degree=4, window=64, ridge=ridge, blend=1.0)
+        gains.append(abs(settings.forecaster().weights([0, 1, 2, 3, 4, 6, 8], 12, 50)).sum())
     assert gains[0] > gains[1] > gains[2]
-    assert not torch.equal(outcome(model, ridge=0.0, window=6)[0], outcome(model, ridge=1.0, window=6)[0])
 
 
-def test_blend_goes_from_straight_line_to_polynomial(model):
-    def weights(blend, degree):
-        values = {**DEFAULTS, "degree": degree, "window": 64, "ridge": 0.0, "blend": blend}
-        return Settings(**values).forecaster().weights([0, 1, 2, 4], 6, 50)
+def test_blend_goes_from_straight_line_to_polynomial():
+    def weights(blend):
+        settings = Settings.of(PAPER, degree=3, window=64, ridge=0.0, blend=blend)
+        return settings.forecaster().weights([0, 1, 2, 4], 6, 50)
 
-    assert weights(0.0, 3) == pytest.approx([0, 0, -1, 2])
-    assert weights(0.5, 3) == pytest.approx((weights(0.0, 3) + weights(1.0, 3)) / 2)
-    # degree 2 through three points differs from the straight line through the last two
-    assert not torch.equal(
-        outcome(model, degree=2, window=3, blend=0.0)[0], outcome(model, degree=2, window=3, blend=1.0)[0]
-    )
+    assert weights(0.0) == pytest.approx([0, 0, -1, 2])
+    assert weights(0.5) == pytest.approx((weights(0.0) + weights(1.0)) / 2)
 
 
-def test_intercept_keeps_or_shrinks_a_constant(model):
+def test_intercept_keeps_or_shrinks_a_constant():
     def total(intercept, ridge):
-        values = {**DEFAULTS, "degree": 4, "window": 64, "ridge": ridge, "blend": 1.0, "intercept": intercept}
-        return sum(Settings(**values).forecaster().weights([0, 1, 2, 3, 4, 6, 8, 11], 14, 50))
+        settings = Settings.of(PAPER, degree=4, window=64, ridge=ridge, blend=1.0, intercept=intercept)
+        return sum(settings.forecaster().weights([0, 1, 2, 3, 4, 6, 8, 11], 14, 50))
 
     assert total("free", 0.1) == pytest.approx(1) and total("paper", 0.1) < 0.99
     assert total("paper", 0.0) == pytest.approx(total("free", 0.0))
-    changed = {"ridge": 1.0, "window": 6}
-    assert not torch.equal(
-        outcome(model, intercept="free", **changed)[0], outcome(model, intercept="paper", **changed)[0]
-    )
 
 
 def test_target_chooses_what_is_held(model, monkeypatch):
@@ -271,14 +195,14 @@ def test_start_and_end_percent_bound_the_forecasts(model):
     start, end = sampling.percent_to_sigma(0.4), sampling.percent_to_sigma(0.8)
     assert all(end <= e.sigma <= start for e in trace.evaluations if e.kind == "forecast") and trace.forecast
     reasons = [e.reason for e in trace.evaluations]
-    assert "before start_percent" in reasons and "after end_percent" in reasons
+    assert Reason.BEFORE_START in reasons and Reason.AFTER_END in reasons
     assert outcome(model)[1].forecast > trace.forecast
 
 
 def test_percents_that_leave_nothing_say_so(model):
     result, trace = outcome(model, steps=12, start_percent=0.98)
     assert torch.equal(result, flat(FLUX.sample(model, steps=12)))
-    assert trace.full == "no step to forecast lies between start_percent = 0.98 and end_percent = 1"
+    assert trace.off.text is Text.OUTSIDE
 
 
 def test_the_history_has_room_for_what_will_be_computed_and_no_more(model, monkeypatch):
@@ -290,36 +214,27 @@ def test_the_history_has_room_for_what_will_be_computed_and_no_more(model, monke
 
 
 BAD = [
-    ("degree", 0), ("degree", 9), ("degree", 2.5), ("degree", "two"), ("degree", True), ("window", 1), ("window", 65),
-    ("skip_interval", 0.5), ("skip_interval", 17), ("skip_interval", math.nan), ("growth", -1), ("growth", 9),
-    ("warmup", 0), ("tail", -1), ("ridge", math.inf), ("ridge", -0.1), ("blend", 1.5), ("intercept", "mine"),
-    ("target", "latents"), ("target", 3), ("start_percent", -0.1), ("end_percent", 1.1), ("schedule", "error"),
-    ("speedup", 0.9), ("tolerance", 0.0), ("tolerance", 1.5), ("tolerance", math.nan), ("tolerance", True),
-    ("evaluations", -1), ("evaluations", 1001), ("evaluations", 9.0), ("correct", 1), ("correct", "yes"),
+    (ADAPTIVE, "degree", 0), (ADAPTIVE, "degree", 9), (ADAPTIVE, "degree", 2.5), (ADAPTIVE, "degree", "two"),
+    (ADAPTIVE, "degree", True), (ADAPTIVE, "window", 1), (ADAPTIVE, "window", 65), (ADAPTIVE, "skip_interval", 0.5),
+    (FIXED, "skip_interval", 17), (PAPER, "skip_interval", math.nan), (PAPER, "growth", -1), (PAPER, "growth", 9),
+    (ADAPTIVE, "warmup", 0), (ADAPTIVE, "tail", -1), (PAPER, "ridge", math.inf), (PAPER, "ridge", -0.1),
+    (PAPER, "blend", 1.5), (PAPER, "intercept", "mine"), (ADAPTIVE, "target", "latents"), (ADAPTIVE, "target", 3),
+    (ADAPTIVE, "start_percent", -0.1), (ADAPTIVE, "end_percent", 1.1), (ADAPTIVE, "evaluations", -1),
+    (ADAPTIVE, "evaluations", 1001), (ADAPTIVE, "evaluations", 9.0), (ADAPTIVE, "correct", 1),
+    (ADAPTIVE, "correct", "yes"), (ADAPTIVE, "schedule", "error"), (ADAPTIVE, "schedule", 3),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "value"), BAD)
-def test_bad_values_are_named_with_what_would_work(name, value):
+@pytest.mark.parametrize(("schedule", "name", "value"), BAD)
+def test_bad_values_are_named_with_what_would_work(schedule, name, value):
     with pytest.raises(ValueError) as error:
-        Settings(**{**DEFAULTS, name: value})
+        Settings(**{**defaults(schedule), name: value})
     assert str(error.value).startswith(f"Spectrum Accelerate: {name} = {value!r}: use ")
 
 
 def test_percents_in_the_wrong_order_are_named():
-    (text,) = problems({**DEFAULTS, "start_percent": 0.7, "end_percent": 0.3})
+    (text,) = problems({**defaults(), "start_percent": 0.7, "end_percent": 0.3})
     assert text == "Spectrum Accelerate: start_percent = 0.7 is not below end_percent = 0.3: nothing would be forecast"
-
-
-def test_error_control_without_the_correction_is_an_error_that_says_so():
-    assert BEFORE["correct"] is False, "a prompt with error control names it"
-    text = "Spectrum Accelerate: schedule = 'error control' needs correct = true: the corrector sees the errors"
-    assert problems({**DEFAULTS, "schedule": CONTROLLED, "correct": False}) == [text]
-    with pytest.raises(ValueError) as error:
-        Settings(**{**DEFAULTS, "schedule": CONTROLLED, "correct": False})
-    assert str(error.value) == text
-    assert not problems({**DEFAULTS, "schedule": CONTROLLED}) and not problems({**DEFAULTS, "correct": False})
-    assert not problems({"schedule": CONTROLLED, "correct": None}), "a linked input is judged when it arrives"
 
 
 def test_linked_inputs_are_judged_when_they_arrive():
@@ -328,25 +243,41 @@ def test_linked_inputs_are_judged_when_they_arrive():
     assert "not below" in SpectrumAccelerate.validate_inputs(start_percent=0.5, end_percent=0.5)
 
 
-def test_schema_has_the_widgets_in_the_promised_order():
+def test_the_schema_has_the_widgets_in_the_promised_order():
     schema = SpectrumAccelerate.define_schema()
     assert schema.node_id == "SpectrumAccelerate" and schema.display_name == "Spectrum Accelerate"
-    names = [i.id for i in schema.inputs]
-    assert names == [
-        "model", "degree", "window", "skip_interval", "growth", "warmup", "tail", "ridge", "blend", "intercept",
-        "target", "start_percent", "end_percent", "schedule", "speedup", "tolerance", "evaluations", "correct", "plan",
+    assert [i.id for i in schema.inputs] == [
+        "model", "skip_interval", "degree", "window", "schedule", "tail", "target", "correct", "start_percent",
+        "end_percent",
     ]  # fmt: skip
-    advanced = [i.id for i in schema.inputs if getattr(i, "advanced", None)]
-    assert advanced == [*names[7:13], "evaluations", "correct"]
-    newer = names[names.index("schedule") :]
-    assert [i.id for i in schema.inputs if i.optional] == newer, "a workflow may be older than they are"
-    assert {name: type(value) for name, value in BEFORE.items()} == {n: type(DEFAULTS[n]) for n in newer[:-1]}
-    assert all(i.tooltip for i in schema.inputs) and all(s.problem(s.default) is None for s in SETTINGS)
+    assert [i.id for i in schema.inputs if getattr(i, "advanced", None)] == [
+        "tail", "target", "correct", "start_percent", "end_percent",
+    ]  # fmt: skip
+    assert all(i.tooltip for i in schema.inputs) and schema.not_idempotent
+    (schedule,) = [i for i in schema.inputs if i.id == "schedule"]
+    own = {option.key: [i.id for i in option.inputs] for option in schedule.options}
+    assert own == {name: [s.name for s in settings] for name, settings in OWN.items()}
+    assert list(own) == ["adaptive", "paper", "fixed interval"]
 
 
-@pytest.mark.parametrize("steps", [1, 4, 5])
-def test_error_control_leaves_short_runs_alone(steps):
-    """A forecast could only be judged when there is nothing left to be made good."""
-    times = [1 - step / steps for step in range(steps + 1)]
-    settings = Settings(**{**DEFAULTS, "schedule": CONTROLLED, "speedup": 1.0, "tolerance": 1.0})
-    assert settings.scheduled(times).plan(steps) == list(range(steps))
+def test_tooltips_are_short():
+    for schedule in OWN:
+        for setting in all_settings(schedule):
+            assert len(setting.tooltip.split()) <= 30, setting.name
+            assert setting.problem(setting.default) is None
+
+
+def test_the_node_passes_its_values_on(model, monkeypatch):
+    monkeypatch.setattr(SpectrumAccelerate, "hidden", SimpleNamespace(unique_id="5"), raising=False)
+    common = {s.name: s.default for s in COMMON}
+    later = {"tail": 1, "target": "block output", "correct": True, "start_percent": 0.0, "end_percent": 1.0}
+
+    def attached(**schedule):
+        values = {**common, "schedule": schedule, **later}
+        return SpectrumAccelerate.execute(model, **values).result[0].model_options["transformer_options"]["spectrum"]
+
+    assert attached(schedule=ADAPTIVE, evaluations=0, warmup=1).settings == Settings.of()
+    paper = attached(schedule=PAPER, growth=3.0, warmup=5, ridge=0.1, blend=0.5, intercept="paper")
+    assert paper.settings == Settings.of(PAPER, growth=3.0) and paper.node == "5"
+    with pytest.raises(ValueError, match="schedule: use one of 'adaptive', 'paper', 'fixed interval'"):
+        SpectrumAccelerate.execute(model, schedule=None, **common, **later)

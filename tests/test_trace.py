@@ -4,40 +4,39 @@ import json
 import math
 
 import pytest
+from spectrum_accelerate.spectrum_core.messages import Reason, Text, say
 from spectrum_accelerate.spectrum_core.trace import Evaluation, Trace
 
+CONFLICT = say(Text.CONFLICT, other="EasyCache")
+STOPPED = say(Text.STOPPED, reason=say(Text.GRADIENTS))
 
-def trace(kinds="CCfCf", total=None, errors=(), drifts=(), **values):
+
+def trace(kinds="CCfCf", total=None, outcome="done", **values):
     """A run of computed (C), warm-up (W) and forecast (f) evaluations."""
+    reasons = {"f": None, "W": Reason.WARMUP, "C": Reason.SCHEDULE}
     evaluations = [
-        Evaluation(i, 1 - i / 10, "forecast" if k == "f" else "computed", "warm-up" if k == "W" else "schedule")
-        for i, k in enumerate(kinds)
+        Evaluation(i, 1 - i / 10, "forecast" if k == "f" else "computed", reasons[k]) for i, k in enumerate(kinds)
     ]
-    for evaluation, error in zip(evaluations, errors, strict=False):
-        evaluation.error = error
-    for evaluation, drift in zip(evaluations, drifts, strict=False):
-        evaluation.drift = drift
-    return Trace(total=total or len(kinds), evaluations=evaluations, **values)
+    return Trace(total=total or len(kinds), evaluations=evaluations, outcome=outcome, **values)
 
 
 def test_computed_and_forecast_evaluations_are_counted():
-    assert (trace("CCfCf").computed, trace("CCfCf").forecast) == (3, 2)
-    assert (trace("").computed, trace("").forecast) == (0, 0)
+    assert (trace("CCfCf").computed, trace("CCfCf").forecast, trace("CCfCf").kinds) == (3, 2, "ccfcf")
+    assert (trace("").computed, trace("").forecast, trace("").kinds) == (0, 0, "")
 
 
 @pytest.mark.parametrize(
     "run, text",
     [
-        (trace("WWffCffC"), "4 of 8 evaluations computed (2.0x fewer)"),
-        (trace("WfffC", errors=[None, None, None, None, 0.16]),
-         "2 of 5 evaluations computed (2.5x fewer), estimated error 2.80%"),
-        (trace("CfC", not_accelerated="EasyCache is on"), "not accelerated: EasyCache is on"),
-        (trace("CCC"), "not accelerated: no evaluation could be forecast"),
-        (trace("", total=0), "not accelerated: no evaluation could be forecast"),
+        (trace("WWffCffC", error=0.0345), "4 of 8 evaluations computed (2.0x fewer), estimated error 3.5%"),
+        (trace("WfffC"), "2 of 5 evaluations computed (2.5x fewer), error not known"),
+        (trace("CC", off=CONFLICT), "not accelerated: EasyCache is on the same MODEL; remove one of the two"),
+        (trace("CCC"), "not accelerated: no step could be forecast"),
+        (trace("", total=0), "not accelerated: no step could be forecast"),
         (trace("WCff", total=50, outcome="interrupted"), "interrupted after 4 of 50 evaluations, 2 computed"),
-        (trace("W", total=50, outcome="error", not_accelerated="x"), "error after 1 of 50 evaluations, 1 computed"),
-        (trace("CfC", notes=["no row", "stopped"]), "2 of 3 evaluations computed (1.5x fewer); no row; stopped"),
-        (trace("CC", not_accelerated="why", notes=["a"]), "not accelerated: why; a"),
+        (trace("W", total=50, outcome="error", off=CONFLICT), "error after 1 of 50 evaluations, 1 computed"),
+        (trace("CfC", notes=[STOPPED]),
+         "2 of 3 evaluations computed (1.5x fewer), error not known; stopped: gradients are on"),
     ],
 )  # fmt: skip
 def test_the_summary_says_in_one_line_what_happened(run, text):
@@ -46,78 +45,52 @@ def test_the_summary_says_in_one_line_what_happened(run, text):
 
 def test_a_note_is_made_once():
     run = trace()
-    for text in ("a", "b", "a"):
-        run.note(text)
-    assert run.notes == ["a", "b"]
+    for note in (STOPPED, CONFLICT, STOPPED):
+        run.note(note)
+    assert run.notes == [STOPPED, CONFLICT]
 
 
-@pytest.mark.parametrize(
-    "kinds, errors, mean",
-    [
-        ("CCCC", [9.0, 9.0, 0.1, 0.3], 0.0),  # nothing was forecast
-        ("CfC", [None, None, 0.4], 0.4 / 4 / 3),
-        ("CffCC", [None, None, None, 0.9, 0.5], 0.9 * (1 + 4) / 9 / 5),
-        ("CfCff", [None, None, 0.4], 0.4 / 4 * (1 + 1 + 4) / 5),  # beyond the last computed one, as before it
-        ("CfCfC", [None, None, 0.4, None, math.nan], 0.4 / 4 / 5),
-        ("CfC", [0.5, None, None], 0.0),
-        ("CfC", [None, None, math.inf], None),
-        ("", [], None),
-    ],
-)
-def test_the_error_is_the_mean_over_all_evaluations(kinds, errors, mean):
-    assert trace(kinds, errors=errors).error == (None if mean is None else pytest.approx(mean))
+def test_the_time_saved_is_what_forecast_evaluations_would_have_taken():
+    run = trace("CffCC")
+    for evaluation, seconds in zip(run.evaluations, (9.0, 0.1, 0.2, 1.0, 1.2), strict=True):
+        evaluation.seconds = seconds
+    assert run.saved == pytest.approx(2 * 1.2 - 0.3)  # the first call, which loads the model, is not the usual one
+    assert trace("CC").saved is None and trace("Cff").saved is None
 
 
-@pytest.mark.parametrize(
-    "kinds, drifts, error",
-    [
-        ("CfCffC", [None, None, 0.03, None, None, 0.04], 0.05),
-        ("CfCfC", [None, None, 0.02, None, None], 0.02),  # the guidance changed: the second gap was not corrected
-        ("CfCfC", [None, None, 0.02, None, math.nan], 0.02),
-        ("CfCfC", [None, None, math.inf, None, 0.03], 0.03),
-        ("CfC", [None, None, 0.0], 0.0),
-        ("CfC", [None, None, math.nan], 0.4 / 4 / 3),
-        ("CfC", [None, None, None], 0.4 / 4 / 3),
-    ],
-)
-def test_where_gaps_are_corrected_the_error_is_the_root_of_the_sum_of_squares_of_their_drifts(kinds, drifts, error):
-    """Else, and where no drift is finite, it comes from what forecasts were off by."""
-    run = trace(kinds, errors=[None, None, 0.4], drifts=drifts)
-    assert run.error == pytest.approx(error)
-    assert run.summary().endswith(f", estimated error {error:.2%}")
+@pytest.mark.parametrize("text", Text)
+def test_every_template_is_filled_by_its_names(text):
+    import string
+
+    names = [name for _, name, _, _ in string.Formatter().parse(text.value) if name]
+    message = say(text, **{name: f"<{name}>" for name in names})
+    assert all(f"<{name}>" in str(message) for name in names) and "{" not in str(message)
 
 
-def test_the_timeline_has_one_character_per_evaluation():
-    assert trace("CCfC", total=6).timeline() == "██▁█··"
-    assert trace("", total=3).timeline() == "···"
-    assert trace("Cf", total=2).timeline() == "█▁"
-    assert trace("CfC", total=2).timeline() == "█▁█"  # a sampler that asks for more than it announced
+def test_numbers_in_messages_are_short():
+    assert "at most 1.25x" in str(say(Text.NOISY, sampler="s", speedup=1.25))
+
+
+def refuse(constant):
+    raise AssertionError(f"{constant} is no JSON")
 
 
 def test_the_json_is_strict_and_says_null_where_a_number_is_not_finite():
-    run = trace("WCf", errors=[math.nan, math.inf, -math.inf], self_test=math.nan)
-    run.settings = {"ridge": math.inf, "a": 1}
-    run.evaluations[0].seconds = math.inf
-    for evaluation, drift in zip(run.evaluations, (math.nan, math.inf, -math.inf), strict=True):
-        evaluation.drift = drift
-
-    def refuse(constant):
-        raise AssertionError(f"{constant} is no JSON")
-
+    run = trace("WCf", error=math.inf, self_test=math.nan, settings={"ridge": math.inf, "a": 1})
+    for evaluation, value in zip(run.evaluations, (math.nan, math.inf, -math.inf), strict=True):
+        evaluation.drift = evaluation.feature_error = evaluation.seconds = value
     data = json.loads(run.to_json(), parse_constant=refuse)
-    assert [e["error"] for e in data["evaluations"]] == [e["drift"] for e in data["evaluations"]] == [None] * 3
-    assert data["error"] is None
-    assert data["self_test"] is data["evaluations"][0]["seconds"] is None
+    assert all(e["feature_error"] is e["drift"] is e["seconds"] is None for e in data["evaluations"])
+    assert data["error"] is data["self_test"] is None
     assert data["settings"] == {"ridge": None, "a": 1}
-    assert math.isnan(run.self_test)  # the trace itself keeps what it was told
+    assert math.isnan(run.self_test)  # the trace itself keeps it
 
 
 def test_the_json_holds_the_whole_trace():
-    run = trace("WfC", total=7, errors=[None, None, 0.5], model="Flux", sampler="euler", notes=["ä"], node="3")
-    run.settings = {"degree": 2, "blend": 0.5, "intercept": "free"}
+    run = trace("WfC", total=7, error=0.5, model="Flux", sampler="euler", notes=[STOPPED], node="3")
     data = json.loads(run.to_json())
-    derived = {name: data.pop(name) for name in ("computed", "forecast", "error")}
-    assert derived == {"computed": 2, "forecast": 1, "error": pytest.approx(0.5 / 4 / 3)}
-    evaluations = [Evaluation(**values) for values in data.pop("evaluations")]
-    assert Trace(**data, evaluations=evaluations) == run
-    assert json.loads(trace("CfC", drifts=[None, None, 0.03]).to_json())["evaluations"][2]["drift"] == 0.03
+    assert (data["computed"], data["forecast"], data["kinds"], data["off"]) == (2, 1, "cfc", None)
+    assert (data["total"], data["model"], data["sampler"], data["node"], data["error"]) == (7, "Flux", "euler", "3", 0.5)
+    assert data["notes"] == ["stopped: gradients are on"] and data["summary"] == run.summary()
+    assert [e["reason"] for e in data["evaluations"]] == ["warm-up", None, "schedule"]
+    assert json.loads(trace("CC", off=CONFLICT).to_json())["off"] == str(CONFLICT)

@@ -27,6 +27,7 @@ class EvaluationInProgress:
         controls: conditioning -> the control networks that act on it.
         forecast_calls: how many of its calls were forecast so far.
         feature_errors: of captured features, float32 [pictures] each.
+        changes: of the conditional output since it was last computed: that step, and float32 [pictures].
         failure: what went wrong in a call; nothing is forecast from the next evaluation on.
         fallback: why the head cannot run alone; the model output is forecast from the next evaluation on.
         unfinished: a call of another thread needs computing, so that the evaluation must begin again.
@@ -41,6 +42,7 @@ class EvaluationInProgress:
     controls: dict[Key, Key] = field(default_factory=dict)
     forecast_calls: int = 0
     feature_errors: list[Readback] = field(default_factory=list)
+    changes: list[tuple[int, Readback]] = field(default_factory=list)
     failure: Message | None = None
     fallback: str | None = None
     unfinished: bool = False
@@ -73,3 +75,4 @@ class EvaluationInProgress:
         self.occurrences = Counter() if occurrences is None else occurrences
         self.forecast_calls, self.unfinished = 0, False
         self.feature_errors.clear()
+        self.changes.clear()

@@ -56,6 +56,7 @@ class FeatureForecaster:
         self._histories: dict[Key, ConditioningHistory] = {}
         self._tested: set[Key] = set()
         self._buffers: dict[int, Features] = {}
+        self._outputs: dict[Key, tuple[int, torch.Tensor]] = {}
         self._computed_last = -1
         self._lock = threading.Lock()
         self.self_test: float | None = None
@@ -112,7 +113,8 @@ class FeatureForecaster:
                 evaluation.compute(Reason.OFF)
         if evaluation.failure is not None:
             return full()
-        return self._captured(evaluation, tapped, keys, x, full, head_only)
+        conds = options.get("cond_or_uncond") or [0] * len(keys)
+        return self._captured(evaluation, tapped, keys, conds, x, full, head_only)
 
     def end(self, evaluation: EvaluationInProgress) -> bool:
         """A computed step has ended: conditionings that it did not have could only be forecast across a gap, so that
@@ -138,8 +140,7 @@ class FeatureForecaster:
         """Free all features."""
         for history in list(self._histories.values()):
             history.clear()
-        self._histories = {}
-        self._buffers = {}
+        self._histories, self._buffers, self._outputs = {}, {}, {}
 
     def _to_forecast_from(self, evaluation: EvaluationInProgress, keys: list[Key]) -> list[ConditioningHistory] | None:
         """The histories to forecast a call from; None where it is computed."""
@@ -180,6 +181,7 @@ class FeatureForecaster:
         evaluation: EvaluationInProgress,
         tapped: TappedModel,
         keys: list[Key],
+        conds: list[int],
         x: torch.Tensor,
         full: Call,
         head_only: Call,
@@ -203,6 +205,7 @@ class FeatureForecaster:
                 history.push(label, position, own)
 
         output, problem = tapped.run_full(full, receive)
+        self._compare(evaluation, keys, conds, x, output)
         kind = (Identity(tapped), *x.shape[1:])
         if problem is None and kind not in self._tested:
             problem = self._self_test(tapped, histories, evaluation, x, output, head_only)
@@ -213,6 +216,24 @@ class FeatureForecaster:
             else:
                 evaluation.fallback = describe(problem)
         return output
+
+    def _compare(
+        self, evaluation: EvaluationInProgress, keys: list[Key], conds: list[int], x: torch.Tensor, output: torch.Tensor
+    ) -> None:
+        """By how much the conditional output changed since it was last computed."""
+        if evaluation.stage > 0:
+            return
+        change = (x - output).detach().float() / max(evaluation.record.sigma, 1e-6)
+        rows = rearrange(change, "(cond batch) ... -> cond batch ...", cond=len(keys))
+        for key, cond, own in zip(keys, conds, rows, strict=True):
+            if cond != 0:
+                continue
+            step, before = self._outputs.get(key, (evaluation.step, None))
+            if before is not None and step < evaluation.step:
+                moved = torch.linalg.vector_norm((own - before).flatten(1), dim=1)
+                moved = moved / torch.linalg.vector_norm(before.flatten(1), dim=1).clamp_min(1e-12)
+                evaluation.changes.append((step, Readback(moved)))
+            self._outputs[key] = evaluation.step, own
 
     def _self_test(
         self,

@@ -64,17 +64,14 @@ class Policy:
         """A step was computed."""
         self._state = self._schedule.step(self._state, step, forced=not reason.scheduled)
 
-    def observed(self, step: int, *, rate: float | None = None, error: float | None = None) -> None:
-        """What was measured at a computed step.
+    def moved(self, step: int, before: int, change: float) -> None:
+        """The model's output changed so much between two computed steps, see `Schedule.learn`."""
+        if math.isfinite(change):
+            self._state = self._schedule.learn(self._state, step, before, change)
 
-        Args:
-            step: that was computed.
-            rate: how fast the model moved, see the schedule.
-            error: the estimated error of the final latent so far, worst picture.
-        """
-        if rate is not None and math.isfinite(rate):
-            self._state = self._schedule.learn(self._state, step, rate)
-        if error is not None and math.isfinite(error):
+    def drifted(self, error: float) -> None:
+        """The estimated error of the final latent so far, worst picture."""
+        if math.isfinite(error):
             self._error = error
 
     def planned(self) -> list[int]:

@@ -389,7 +389,7 @@ class SamplingRun:
 
     def _learn(self, evaluation: float) -> None:
         """Use the numbers whose place this evaluation is."""
-        for _, (step, record, errors, drift) in self._measured.due(evaluation):
+        for _, (step, record, errors, drift, changes) in self._measured.due(evaluation):
             found = [value for error in errors for value in error.wait().tolist()]
             if any(math.isnan(value) for value in found):
                 self._disable(say(Text.NOT_FINITE))
@@ -400,7 +400,10 @@ class SamplingRun:
                 record.drift = float(drifts.max())
                 self._estimate.add(drifts)
                 self.trace.error = self._estimate.worst()
-            self._policy.observed(step, error=self.trace.error)
+            if self.trace.error is not None:
+                self._policy.drifted(self.trace.error)
+            for before, change in changes:
+                self._policy.moved(step, before, float(change.wait().max()))
 
     def _corrected(
         self, evaluation: EvaluationInProgress, x: torch.Tensor, timestep: torch.Tensor, denoised: torch.Tensor
@@ -412,8 +415,8 @@ class SamplingRun:
             index, forecast = evaluation.record.position, evaluation.forecast
             denoised, drift = self._corrector.apply(index, forecast, guidance, timestep, x, denoised)
         measured = Readback(drift) if drift is not None else None
-        if evaluation.feature_errors or measured is not None:
-            entry = (evaluation.step, evaluation.record, evaluation.feature_errors, measured)
+        if evaluation.feature_errors or evaluation.changes or measured is not None:
+            entry = (evaluation.step, evaluation.record, evaluation.feature_errors, measured, evaluation.changes)
             self._measured.put(evaluation.record.position, entry)
         return denoised
 

@@ -69,14 +69,16 @@ class Schedule(ABC):
     def step(self, state: State, index: int, forced: bool = False) -> State:
         """The state after step `index` was computed; `forced` when not by this schedule's own choice."""
 
-    def learn(self, state: State, index: int, rate: float) -> State:
-        """The state when it is known how fast the model moved before the computed step `index`. Only schedules that
-        adapt care.
+    def learn(self, state: State, index: int, before: int, change: float) -> State:
+        """The state when it is known how much the model's output changed between two computed steps. Only schedules
+        that adapt care.
 
         Args:
             state: of the run.
-            index: the step.
-            rate: see `adaptive`.
+            index: the later step.
+            before: the earlier one.
+            change: relative L2 change of the conditional output d = (x - denoised) / sigma; the picture and the
+                conditioning that changed most.
         """
         return state
 
