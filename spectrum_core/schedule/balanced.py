@@ -30,14 +30,11 @@ SMOOTHNESS = 0.3
 NEIGHBOURS = 2
 """How many steps from where equal distances would have it a computed step is looked for."""
 
-EARLY = 0.1
-"""Share of a plan that goes to the start: the features of published models change most there."""
-
-LATE = 0.05
-"""Share of a plan that goes to the end."""
+LATE = 0.1
+"""Share of a plan that goes to the end, where fine detail is decided."""
 
 SPAN = 0.1
-"""How far these two reach, as a share of the run."""
+"""How far that reaches, as a share of the run."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +98,7 @@ def balanced(times: Sequence[float], count: int, warmup: int, tail: int) -> Plan
     """A plan of `count` steps, spent where features move.
 
     They lie at equal distances of `measure`: half of them are spread evenly over the steps, half evenly over the noise
-    that the steps take away, and gaps grow smoothly out of the warm-up (a polynomial through points close together does
-    not reach far) and shrink toward the end. Whole steps cannot lie at equal distances; which of them are nearest is
+    that the steps take away, and gaps shrink toward the end. Whole steps cannot lie at equal distances; which of them are nearest is
     decided so that gaps do not go up and down: polynomials through uneven points are worse on both sides.
 
     Args:
@@ -151,8 +147,7 @@ def smoothed(measured: Array, first: int, end: int, count: int) -> tuple[int, ..
 def measure(times: Sequence[float], first: int, end: int) -> Array:
     """How much of what is to be followed has passed before each step: 0 at the warm-up's last one, 1 at `end`.
 
-    Half of it goes by steps, half by noise, but for a share at the start and one at the end, where the published
-    features of real models change most.
+    Half of it goes by steps, half by noise, but for a share at the end, where features change most.
 
     Args:
         times: see `balanced`.
@@ -165,12 +160,11 @@ def measure(times: Sequence[float], first: int, end: int) -> Array:
     total = len(times) - 1
     steps = np.arange(total + 1) - (first - 1)
     noise = np.concatenate([[0.0], np.abs(np.diff(np.asarray(times, dtype=np.float64))).cumsum()])
-    start = -np.expm1(-steps / (SPAN * total))
     finish = np.exp((steps - steps[end]) / (SPAN * total))
-    even = (1 - EARLY - LATE) / 2
+    even = (1 - LATE) / 2
     parts = [
         (share, (part - part[first - 1]) / (part[end] - part[first - 1]))
-        for share, part in ((even, steps), (even, noise), (EARLY, start), (LATE, finish))
+        for share, part in ((even, steps), (even, noise), (LATE, finish))
         if part[end] - part[first - 1] > 1e-9
     ]
     whole: Array = np.sum([share * part for share, part in parts], axis=0) / sum(share for share, _ in parts)
