@@ -34,6 +34,7 @@ ROOT = Path(__file__).resolve().parent
 DEV = ROOT / ".dev"
 REQUIREMENTS = ROOT / "requirements"
 CONSTRAINTS = REQUIREMENTS / "constraints.txt"
+SCAN = REQUIREMENTS / "scan.txt"  # for an environment of its own
 COMFYUI_VERSION = "0.30.0"
 OLDER = REQUIREMENTS / "older"  # sources of older versions, which only `test --all` runs in
 PYTHON_VERSION = (3, 11)  # the constraints come from this one; newer ones work, but may get a much larger torch
@@ -192,7 +193,8 @@ def full_environment() -> Path:
     folder = DEV / "venv"
     stamp = folder / "spectrum-setup.txt"
     interpreter, version = base_interpreter()
-    files = [*sorted(REQUIREMENTS.glob("*.txt")), REQUIREMENTS / "torchvision_operators.py"]
+    lists = [file for file in sorted(REQUIREMENTS.glob("*.txt")) if file != SCAN]
+    files = [*lists, REQUIREMENTS / "torchvision_operators.py"]
     # Only the version counts: which of several equal interpreters calls this script must not build everything anew.
     value = fingerprint(files, version)
     python = venv_python(folder)
@@ -214,6 +216,25 @@ def full_environment() -> Path:
         with stage("check of torchvision and torchaudio"):
             repair_torchvision(python)
             repair_torchaudio(python)
+        stamp.write_text(value)
+    return python
+
+
+def scan_environment() -> Path:
+    """An environment for `scan` alone: its tools bring other versions of what ComfyUI uses."""
+    folder = DEV / "scan"
+    stamp = folder / "spectrum-setup.txt"
+    interpreter, version = base_interpreter()
+    value = fingerprint([SCAN], version)
+    python = venv_python(folder)
+    if is_stamped(stamp, value) and python.exists():
+        return python
+    with setup_lock():
+        if is_stamped(stamp, value):
+            return python
+        with stage("scanners of the package"):
+            python = create_venv(folder, interpreter)
+            pip(python, "install", "--no-deps", "-r", SCAN)
         stamp.write_text(value)
     return python
 
