@@ -20,7 +20,7 @@ from compatibility import Compatibility  # noqa: E402  (ComfyUI comes first)
 FAST_FILES = {"test_structure.py", "test_package.py", "test_lint.py", "test_lifecycle.py", "test_workflow.py"}
 """What the fast tier runs besides the tests of the core: walls, package, life cycle."""
 FAST_MODELS = {"sd15", "flux", "z_image", "wan21_t2v", "ltxv"}
-"""What the fast tier runs of the tests per architecture: one model of each kind (UNet, DiT, single-stream DiT, video)."""
+"""What the fast tier runs per architecture: one of each kind (UNet, DiT, single-stream DiT, video)."""
 KNOWS_COMFYUI = re.compile(r"^\s*(?:from|import) (?:comfy|nodes|zoo|sampling|spectrum_accelerate\.nodes)", re.MULTILINE)
 DOCUMENT = TESTS.parent / "docs" / "compatibility.md"
 DESELECTED = pytest.StashKey[bool]()

@@ -129,7 +129,7 @@ def graph(files: Sequence[File]) -> str:
     for (source, target), pairs in sorted(arrows.items()):
         importing, imported = len({a for a, _ in pairs}), len({b for _, b in pairs})
         names = (name.replace("/", "_") for name in (source, target))
-        lines.append("    {} -->|{} import {}| {}".format(next(names), importing, imported, next(names)))
+        lines.append(f"    {next(names)} -->|{importing} import {imported}| {next(names)}")
     return "\n".join([*lines, "```"])
 
 
