@@ -21,6 +21,7 @@ SEEDS = {"seed", "noise_seed"}  # the page gives these a control widget even whe
 
 
 DYNAMIC_COMBO = "COMFY_DYNAMICCOMBO_V3"  # a combo whose choices have inputs of their own
+PAGE_VALUES = {"IMAGECOMPARE": {"__value__": ["", ""]}}  # what the page sends for widgets that hold nothing
 INPUTS, OUTPUTS = -10, -20  # ids of a subgraph's two ends, in its links
 
 
@@ -57,8 +58,8 @@ def to_prompt(workflow: Mapping[str, Any], object_info: Mapping[str, Any]) -> di
         object_info: the server's answer to GET /object_info.
 
     Returns:
-        {node id: {"class_type", "inputs"}} of every node that an output node needs. Links are [node id, slot]. The id of
-        a node in a subgraph is "id of the subgraph's node:its own id".
+        {node id: {"class_type", "inputs"}} of every node that an output node needs. Links are [node id, slot]. The id
+        of a node in a subgraph is "id of the subgraph's node:its own id".
 
     Raises:
         WorkflowError: for an unknown node, a missing input, or something that only the page can resolve.
@@ -224,6 +225,9 @@ class _Converter:
             if isinstance(kind, str) and kind.startswith(("COMFY_DYNAMIC", "COMFY_AUTOGROW")) and kind != DYNAMIC_COMBO:
                 raise WorkflowError(f"{where}, input {name}: inputs of a changing number ({kind}) need the page")
             converted = "widget" in saved.get(name, {})
+            if isinstance(kind, str) and kind in PAGE_VALUES:
+                values[name] = PAGE_VALUES[kind]
+                continue
             if not has_widget(kind, options) and not (converted and not options.get("forceInput")):
                 continue
             if rest:

@@ -34,8 +34,9 @@ def pytest_addoption(parser):
 
 @cache
 def is_of_the_core(file):
-    """Whether a file of tests, or of the core's own examples, gets by without ComfyUI."""
-    return not KNOWS_COMFYUI.search(file.read_text(encoding="utf-8"))
+    """Whether a file tests the core, and gets by without ComfyUI."""
+    text = file.read_text(encoding="utf-8")
+    return "spectrum_core" in text and not KNOWS_COMFYUI.search(text)
 
 
 def is_fast(item):

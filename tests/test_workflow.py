@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FILES = [
     *sorted((ROOT / "workflows").glob("*.json")),
     *sorted((ROOT / "subgraphs").glob("*.json")),
-    ROOT / "demo" / "spectrum_demo.json",
+    ROOT / "demo" / "emoji_nodes" / "workflows" / "spectrum_demo.json",
 ]
 INFO = {
     "Loader": {"input": {"required": {"name": [["a", "b"]]}}},
