@@ -421,9 +421,9 @@ def expected(drawing: Drawing, steps: int) -> str:
     """What the node does with so many steps and its default interval."""
     interval = drawing.info["SpectrumAccelerate"]["input"]["required"]["skip_interval"][1]["default"]
     return (
-        f"**What to expect.** *skip_interval* {interval:g}: one of {interval:g} evaluations runs the network, so of {steps} "
-        f"steps about {round(steps / interval)}, and one or two more with few steps. **Spectrum Accelerate** forecasts "
-        "the others."
+        f"**What to expect.** *skip_interval* {interval:g}: one of {interval:g} evaluations runs the network, so of "
+        f"{steps} steps about {round(steps / interval)}, and one or two more with few steps. **Spectrum Accelerate** "
+        "forecasts the others."
     )
 
 
@@ -834,7 +834,7 @@ def compared(info: Mapping[str, Any]) -> Drawing:
     inner.column(440, "Spectrum Compare and Report")
     difference, figures = inner.node("SpectrumCompare", tall=300, plain=images[0], accelerated=images[1])
     summary, plot = inner.node("SpectrumReport", tall=480, model=fast_model, latent=samples[1])
-    inner.column(440, "Pictures")
+    inner.column(440, "Side by side (in Nodes 2.0)")
     inner.node("ImageCompare", tall=480, image_a=images[0], image_b=images[1])
     for name, output in (
         ("plain", images[0]),
