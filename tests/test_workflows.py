@@ -7,7 +7,7 @@ import urllib.request
 from itertools import combinations, product
 
 import pytest
-from frontend import NAMES, read
+from frontend import NAMES, Page, chromium, read
 from PIL import Image
 
 from demo.comfy_server import PACK, ROOT
@@ -246,6 +246,20 @@ def test_the_template_browser_gets_workflows_and_covers(server):
         cover = get(server, f"/api/workflow_templates/{PACK}/{name}.jpg")
         assert len(cover) <= COVER_LIMIT
         assert Image.open(io.BytesIO(cover)).format == "JPEG"
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("vue", [False, True], ids=["classic", "nodes 2.0"])
+def test_the_page_opens_all_and_sends_what_we_would(server, info, vue):
+    with chromium() as browser:
+        page = Page(browser, server, vue=vue)
+        for file in [*(WORKFLOWS / f"{name}.json" for name in NAMES), DEMO]:
+            workflow = saved(file)
+            page.load(workflow)
+            page.page.wait_for_function("count => app.rootGraph.nodes.length == count", arg=len(workflow["nodes"]))
+            assert "Missing Node" not in page.text()
+            assert page.prompt() == to_prompt(workflow, info), file.stem
+        assert page.errors == []
 
 
 def test_dev_serve_can_open_the_demo(server):
