@@ -26,6 +26,7 @@ from demo.make_workflows import (
     text,
     written,
 )
+from demo.serve import OPEN_DEMO
 from demo.workflow import DYNAMIC_COMBO, choice, find_node, to_prompt
 
 pytestmark = pytest.mark.server
@@ -262,8 +263,13 @@ def test_the_page_opens_all_and_sends_what_we_would(server, info, vue):
         assert page.errors == []
 
 
-def test_dev_serve_can_open_the_demo(server):
-    assert DEMO.stem in json.loads(get(server, "/api/workflow_templates"))["spectrum-demo-emoji"]
+@pytest.mark.browser
+def test_dev_serve_opens_the_demo(server):
+    with chromium() as browser:
+        page = Page(browser, server, vue=False)
+        page.page.goto(server.url + OPEN_DEMO)
+        page.page.wait_for_function("() => window.app?.rootGraph?.nodes.some(n => n.type == 'SpectrumDemoEmoji')")
+        assert page.errors == []
 
 
 @pytest.mark.parametrize("node", NODES)
