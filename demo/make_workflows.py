@@ -166,7 +166,7 @@ class Drawing:
         self._place(kind, height, sockets + widgets, outputs, values, properties, {"title": title} if title else {})
         for name in show:
             (entry,) = (entry for entry in widgets if entry["name"] == name)
-            self._promote(number, entry, [*sockets, *widgets].index(entry))
+            self._promote(number, entry, [*sockets, *widgets].index(entry), title)
         return [Output(number, slot, output["type"]) for slot, output in enumerate(outputs)]
 
     def note(self, title: str, text: str, height: int) -> None:
@@ -213,10 +213,12 @@ class Drawing:
         self.gives.append(entry)
         self._link(source, OUTPUTS, len(self.gives) - 1)
 
-    def _promote(self, number: int, entry: Json, place: int) -> None:
-        source = self.take(
-            entry["name"], entry["type"], {"text": "prompt", "text_2": "negative"}.get(entry["name"], "")
-        )
+    def _promote(self, number: int, entry: Json, place: int, title: str) -> None:
+        """Show a widget on the subgraph's node; a title says more than `value`, and what its brackets say is added."""
+        label = title.lower() if entry["name"] == "value" else ""
+        if "(" in title:
+            label = f"{entry['name']} {title[title.index('(') :]}"
+        source = self.take(entry["name"], entry["type"], label)
         entry["link"] = self._link(source, number, place)
         self.promoted.append((number, entry["name"], self.takes[-1]["name"]))
 
@@ -669,7 +671,7 @@ def wan22(drawing: Drawing) -> None:
     model_low = accelerate(inner, model_low, title="Spectrum Accelerate (low noise)")
     inner.column(340, "Sampling")
     (steps,) = inner.node("PrimitiveInt", title="Steps", value=20, show=("value",))
-    (half,) = inner.node("PrimitiveInt", title="First step of the low noise model", value=10)
+    (half,) = inner.node("PrimitiveInt", title="First low noise step", value=10, show=("value",))
     sampling = {"cfg": 3.5, "sampler_name": "euler", "scheduler": "simple", "steps": steps}
     sampling |= {"positive": positive, "negative": negative}
     first = {"model": model_high, "noise_seed": 42, "end_at_step": half, "return_with_leftover_noise": "enable"}
@@ -816,7 +818,6 @@ def compared(info: Mapping[str, Any]) -> Drawing:
         "BasicScheduler", show=("scheduler", "steps", "denoise"), model=model, scheduler="normal", steps=30
     )
     (cfg,) = inner.node("PrimitiveFloat", title="CFG", show=("value",), value=7.0)
-    inner.takes[-1]["label"] = "cfg"
     inner.column(360, "Spectrum Accelerate")
     fast_model = accelerate(inner, model)
     samples: list[Output] = []
