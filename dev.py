@@ -34,6 +34,7 @@ ROOT = Path(__file__).resolve().parent
 DEV = ROOT / ".dev"
 REQUIREMENTS = ROOT / "requirements"
 CONSTRAINTS = REQUIREMENTS / "constraints.txt"
+SCAN = REQUIREMENTS / "scan.txt"  # for an environment of its own
 COMFYUI_VERSION = "0.30.0"
 OLDER = REQUIREMENTS / "older"  # sources of older versions, which only `test --all` runs in
 PYTHON_VERSION = (3, 11)  # the constraints come from this one; newer ones work, but may get a much larger torch
@@ -192,7 +193,8 @@ def full_environment() -> Path:
     folder = DEV / "venv"
     stamp = folder / "spectrum-setup.txt"
     interpreter, version = base_interpreter()
-    files = [*sorted(REQUIREMENTS.glob("*.txt")), REQUIREMENTS / "torchvision_operators.py"]
+    lists = [file for file in sorted(REQUIREMENTS.glob("*.txt")) if file != SCAN]
+    files = [*lists, REQUIREMENTS / "torchvision_operators.py"]
     # Only the version counts: which of several equal interpreters calls this script must not build everything anew.
     value = fingerprint(files, version)
     python = venv_python(folder)
@@ -214,6 +216,25 @@ def full_environment() -> Path:
         with stage("check of torchvision and torchaudio"):
             repair_torchvision(python)
             repair_torchaudio(python)
+        stamp.write_text(value)
+    return python
+
+
+def scan_environment() -> Path:
+    """An environment for `scan` alone: its tools bring other versions of what ComfyUI uses."""
+    folder = DEV / "scan"
+    stamp = folder / "spectrum-setup.txt"
+    interpreter, version = base_interpreter()
+    value = fingerprint([SCAN], version)
+    python = venv_python(folder)
+    if is_stamped(stamp, value) and python.exists():
+        return python
+    with setup_lock():
+        if is_stamped(stamp, value):
+            return python
+        with stage("scanners of the package"):
+            python = create_venv(folder, interpreter)
+            pip(python, "install", "--no-deps", "-r", SCAN)
         stamp.write_text(value)
     return python
 
@@ -410,7 +431,9 @@ def command_serve(arguments: argparse.Namespace) -> int:
 def command_test(arguments: argparse.Namespace) -> int:
     """Run pytest; nothing may be said after it, because its summary is the result."""
     environment = prepare()
-    ensure_browser()
+    if "--fast" not in arguments.arguments:
+        ensure_browser()
+        scan_environment()
     if "--all" in arguments.arguments:
         for requirement in sorted(OLDER.glob("comfyui-*.txt")):
             comfyui_source(full_environment(), requirement.stem.removeprefix("comfyui-"))
@@ -418,10 +441,29 @@ def command_test(arguments: argparse.Namespace) -> int:
 
 
 def command_lint(arguments: argparse.Namespace) -> int:
-    """Check rules and format; the second one runs even if the first one fails."""
+    """Check rules, format and types; each runs even if one before it fails."""
     environment = prepare()
-    results = [environment.run(["-m", "ruff", *check, "."]) for check in (["check"], ["format", "--check"])]
-    return max(results)
+    checks = (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["tools.typecheck"])
+    return max([environment.run(["-m", *check]) for check in checks])
+
+
+def command_scan(arguments: argparse.Namespace) -> int:
+    """Run the registry's validation and two scanners on the package."""
+    comfyui = prepare().comfyui
+    return Environment(scan_environment(), comfyui).run(["-m", "tools.scan", *arguments.arguments])
+
+
+def command_structure(arguments: argparse.Namespace) -> int:
+    """Draw the structure of the shipped code; standard library only, so that it runs at once."""
+    return subprocess.run(
+        [sys.executable, "-m", "tools.structure", *arguments.arguments], cwd=ROOT, check=False
+    ).returncode
+
+
+def command_workflows(arguments: argparse.Namespace) -> int:
+    """Write workflows/, subgraphs/ and the demo's workflow from the nodes' present schemas; then their covers."""
+    environment = prepare()
+    return environment.run(["-m", "demo.make_workflows"]) or environment.run(["-m", "demo.covers"])
 
 
 def command_bench(arguments: argparse.Namespace) -> int:
@@ -436,10 +478,13 @@ def command_bench(arguments: argparse.Namespace) -> int:
 
 COMMANDS = {
     "demo": (command_demo, "compare a plain and an accelerated run in the real ComfyUI; see output/demo"),
-    "test": (command_test, "run pytest, with its arguments; --all: also what takes minutes, older ComfyUI too"),
+    "test": (command_test, "run pytest, with its arguments; --fast: 90 seconds; --all: also what takes minutes"),
     "serve": (command_serve, "run the server with the pack until Ctrl-C [--port N] [--gpu]"),
     "setup": (command_setup, "only prepare the environment"),
-    "lint": (command_lint, "ruff check, ruff format --check"),
+    "lint": (command_lint, "ruff check, ruff format --check, mypy"),
+    "scan": (command_scan, "pack as for the registry, then run its validation and two scanners"),
+    "structure": (command_structure, "draw files and imports into docs/design.md [--check]"),
+    "workflows": (command_workflows, "write the workflows, blueprints and covers from the nodes' schemas"),
     "bench": (command_bench, "run benchmarks/NAME.py: bench NAME [arguments]"),
 }
 
@@ -450,7 +495,7 @@ def main() -> int:
     if sys.version_info < PYTHON_VERSION:
         log.error("dev.py needs Python %d.%d or newer; this is %s", *PYTHON_VERSION, sys.version.split()[0])
         return 2
-    overview = "\n".join(f"  {name:6} {text}" for name, (_, text) in COMMANDS.items())
+    overview = "\n".join(f"  {name:9} {text}" for name, (_, text) in COMMANDS.items())
     parser = argparse.ArgumentParser(
         description=(__doc__ or "").split("\n\n")[0],
         epilog=f"commands:\n{overview}\n\nCOMFYUI_PATH and COMFYUI_PYTHON name an existing ComfyUI to use instead.",

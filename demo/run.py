@@ -32,7 +32,7 @@ from .workflow import Json, WorkflowError, find_node, to_prompt, without_node, w
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
-WORKFLOW = ROOT / "workflows" / "spectrum_demo.json"
+WORKFLOW = ROOT / "demo" / "emoji_nodes" / "workflows" / "spectrum_demo.json"
 OUTPUT = ROOT / "output" / "demo"
 BASE = ROOT / ".dev" / "demo"
 WARM_UP_STEPS = 8

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import logging
-import shutil
 import signal
 import sys
 import time
 from pathlib import Path
 
 from .comfy_server import ROOT, ComfyServer, ServerError
+
+OPEN_DEMO = "/?template=spectrum_demo&source=spectrum-demo-emoji"
+"""Lets the page open a template of the demo's own node pack, demo/emoji_nodes."""
 
 log = logging.getLogger("serve")
 
@@ -24,15 +26,11 @@ def main() -> int:
     parser.add_argument("--gpu", action="store_true", help="let ComfyUI choose its device instead of the CPU")
     parser.add_argument("--base", type=Path, default=ROOT / ".dev" / "serve", help="folder for models and output")
     arguments = parser.parse_args()
-    # A copy beside the user's own workflows: the page lists it, and saving it there does not change the repository.
-    workflows = arguments.base / "user" / "default" / "workflows"
-    workflows.mkdir(parents=True, exist_ok=True)
-    shutil.copy(ROOT / "workflows" / "spectrum_demo.json", workflows)
     log.info("Starting ComfyUI ...")
     try:
         with ComfyServer(arguments.base, port=arguments.port, cpu=not arguments.gpu) as server:
-            log.info("ComfyUI with Spectrum Accelerate: %s  (Ctrl-C ends it; log: %s)", server.url, server.log_file)
-            log.info("The demo is in the page's list of workflows, as spectrum_demo.")
+            log.info("ComfyUI with Spectrum Accelerate and its demo: %s%s", server.url, OPEN_DEMO)
+            log.info("Ctrl-C ends it. Log: %s", server.log_file)
             while server.running:
                 time.sleep(0.5)
         log.info("The server has ended; its log: %s", server.log_file)

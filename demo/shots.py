@@ -1,7 +1,6 @@
 """Pictures of the workflows in the real page: `python -m demo.shots` (with COMFYUI_PATH set, as dev.py does).
 
-Writes the covers workflows/*.jpg, which the page's template browser shows, and docs/images/page.png. The demo is run
-before it is drawn; the other workflows' models are not here.
+Writes docs/images/page.png: the demo after a run. Covers of the workflows: demo/covers.py.
 """
 
 from __future__ import annotations
@@ -17,13 +16,10 @@ from PIL import Image
 from .comfy_server import ROOT, ComfyServer
 
 sys.path.append(str(ROOT / "tests"))
-from frontend import NAMES, Page, chromium, read
+from frontend import Page, chromium, read
 
 DEMO = "spectrum_demo"
-SHOWN = ("Spectrum Accelerate", "Sampling")
-SHOWN_OF_DEMO = ("Sampling", "Result", "Spectrum Report")
-"""Groups on the covers."""
-COVER, PAGE = (640, 640), (1400, 700)
+PAGE = (1400, 700)
 FRAME = 20.0  # around what is shown, in the workflow's own units
 GRAPH = '#graph-canvas, [data-testid="transform-pane"], [data-testid="transform-pane"] *'
 ALONE = f"body * {{ visibility: hidden }} body :is({GRAPH}) {{ visibility: visible !important }}"
@@ -57,17 +53,11 @@ def main() -> int:
     """Draw all."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     with tempfile.TemporaryDirectory() as base, ComfyServer(Path(base)) as server, chromium() as browser:
-        for name in NAMES:
-            page = Page(browser, server, vue=True)
-            page.load(read(name))
-            if name == DEMO:
-                page.queue()
-                page.wait("execution_success", 300)
-                shoot(page, frame(name), PAGE).quantize(256).save(ROOT / "docs" / "images" / "page.png", optimize=True)
-            cover = shoot(page, frame(name, *(SHOWN_OF_DEMO if name == DEMO else SHOWN)), COVER)
-            cover.save(ROOT / "workflows" / f"{name}.jpg", quality=85, optimize=True)
-            page.page.close()
-            log.info("workflows/%s.jpg", name)
+        page = Page(browser, server, vue=True)
+        page.load(read(DEMO))
+        page.queue()
+        page.wait("execution_success", 300)
+        shoot(page, frame(DEMO), PAGE).quantize(256).save(ROOT / "docs" / "images" / "page.png", optimize=True)
     log.info("docs/images/page.png")
     return 0
 

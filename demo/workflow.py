@@ -1,7 +1,8 @@
 """From the workflow that the page saves to the prompt that the server runs.
 
 ComfyUI's page does this step in the browser; the demo and the tests need it without one, so that the file which a user
-drags in is the very file that they run. Ordinary nodes only: what cannot be converted is refused by name, not guessed.
+drags in is the very file that they run. Subgraphs and dynamic combos are resolved as the page does it; what cannot be
+converted is refused by name, not guessed.
 """
 
 from __future__ import annotations
@@ -19,9 +20,30 @@ WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COLOR"}
 SEEDS = {"seed", "noise_seed"}  # the page gives these a control widget even where the schema does not ask for it
 
 
-def is_socket(options: Mapping[str, Any]) -> bool:
-    """Whether an input of a type that has widgets is to have none; a widget that the page does not know is none."""
-    return bool(options.get("forceInput")) or options.get("widgetType", "STRING") not in WIDGET_TYPES
+DYNAMIC_COMBO = "COMFY_DYNAMICCOMBO_V3"  # a combo whose choices have inputs of their own
+PAGE_VALUES = {"IMAGECOMPARE": {"__value__": ["", ""]}}  # what the page sends for widgets that hold nothing
+INPUTS, OUTPUTS = -10, -20  # ids of a subgraph's two ends, in its links
+
+
+def has_widget(kind: Any, options: Mapping[str, Any]) -> bool:
+    """Whether the page shows an input as a widget; a type that it has no widget for is a socket."""
+    shown = options.get("widgetType", kind)
+    known = isinstance(shown, list) or shown in WIDGET_TYPES or shown == DYNAMIC_COMBO
+    return known and not options.get("forceInput")
+
+
+def has_control(name: str, kind: Any, options: Mapping[str, Any]) -> bool:
+    """Whether the page adds a widget behind this one that changes its value after each prompt."""
+    return bool(options.get("control_after_generate", kind == "INT" and name in SEEDS))
+
+
+def choice(options: Mapping[str, Any], key: Any) -> Mapping[str, Any] | None:
+    """The inputs of a dynamic combo's choice, by group, as in a schema; None if there is no such choice."""
+    for entry in options["options"]:
+        if entry["key"] == key:
+            inputs: Mapping[str, Any] = entry.get("inputs", {})
+            return inputs
+    return None
 
 
 class WorkflowError(Exception):
@@ -32,11 +54,12 @@ def to_prompt(workflow: Mapping[str, Any], object_info: Mapping[str, Any]) -> di
     """Convert a saved workflow to a prompt of the HTTP API.
 
     Args:
-        workflow: what the page saves (nodes and links; no subgraphs).
+        workflow: what the page saves (nodes, links, definitions of subgraphs).
         object_info: the server's answer to GET /object_info.
 
     Returns:
-        {node id: {"class_type", "inputs"}} of every node that an output node needs. Links are [node id, slot].
+        {node id: {"class_type", "inputs"}} of every node that an output node needs. Links are [node id, slot]. The id
+        of a node in a subgraph is "id of the subgraph's node:its own id".
 
     Raises:
         WorkflowError: for an unknown node, a missing input, or something that only the page can resolve.
@@ -85,37 +108,62 @@ def find_node(prompt: Mapping[str, Json], class_type: str) -> str:
 
 
 class _Converter:
+    """One conversion.
+
+    Attributes:
+        nodes: by id; those in subgraphs too. Their links are names in `links`.
+        links: name -> id of the node that it comes from and its slot. Where that is the input end of the subgraph of
+            node X, the id is "X:-10"; the output end's links are in `ends`.
+        ends: (id of a subgraph's node, output slot) -> name of the link that arrives there.
+    """
+
     def __init__(self, workflow: Mapping[str, Any], object_info: Mapping[str, Any]) -> None:
         if "nodes" not in workflow:
             raise WorkflowError("no `nodes`: not a workflow as the page saves it (perhaps already a prompt?)")
         self.info = object_info
-        self.nodes: dict[str, Json] = {str(node["id"]): node for node in workflow["nodes"]}
-        self.subgraphs = {graph["id"] for graph in workflow.get("definitions", {}).get("subgraphs", [])}
-        self.links: dict[int, tuple[str, int]] = {}  # link id -> node id and slot that it comes from
-        for link in workflow.get("links", []):
-            if isinstance(link, Mapping):
-                self.links[link["id"]] = (str(link["origin_id"]), link["origin_slot"])
-            else:
-                self.links[link[0]] = (str(link[1]), link[2])
+        self.subgraphs = {graph["id"]: graph for graph in workflow.get("definitions", {}).get("subgraphs", [])}
+        self.nodes: dict[str, Json] = {}
+        self.links: dict[str, tuple[str, int]] = {}
+        self.ends: dict[tuple[str, int], str] = {}
+        self._read(workflow, "")
         self.prompt: dict[str, Json] = {}
+
+    def _read(self, graph: Mapping[str, Any], scope: str) -> None:
+        """Take over the nodes and links of a graph; `scope` is "X:" in the subgraph of node X."""
+        for link in graph.get("links", []):
+            if isinstance(link, Mapping):
+                number, origin, slot = link["id"], link["origin_id"], link["origin_slot"]
+                target, place = link.get("target_id"), link.get("target_slot", 0)
+            else:
+                number, origin, slot, target, place = link[:5]
+            self.links[f"{scope}{number}"] = (f"{scope}{origin}", slot)
+            if target == OUTPUTS:
+                self.ends[scope[:-1], place] = f"{scope}{number}"
+        for node in graph["nodes"]:
+            inputs = [
+                {**entry, "link": None if entry.get("link") is None else f"{scope}{entry['link']}"}
+                for entry in node.get("inputs", [])
+            ]
+            self.nodes[f"{scope}{node['id']}"] = {**node, "inputs": inputs}
+            if node["type"] in self.subgraphs:
+                self._read(self.subgraphs[node["type"]], f"{scope}{node['id']}:")
 
     def convert(self) -> dict[str, Json]:
         """Convert every output node, and with it all that it needs."""
         for node_id, node in self.nodes.items():
-            if self._runs(node) and node["type"] not in COMMENTS | {"Reroute", "PrimitiveNode"}:
-                schema = self._schema(node_id)
-                if schema.get("output_node"):
-                    self._add(node_id)
+            plain = node["type"] not in self.subgraphs and node["type"] not in COMMENTS | {"Reroute", "PrimitiveNode"}
+            if plain and self._runs(node_id) and self._schema(node_id).get("output_node"):
+                self._add(node_id)
         return self.prompt
 
-    @staticmethod
-    def _runs(node: Json) -> bool:
-        return node.get("mode", 0) not in (MUTED, BYPASSED)
+    def _runs(self, node_id: str) -> bool:
+        """Whether neither the node nor a subgraph that it is in is muted or bypassed."""
+        parts = node_id.split(":")
+        around = (":".join(parts[: depth + 1]) for depth in range(len(parts)))
+        return all(self.nodes[name].get("mode", 0) not in (MUTED, BYPASSED) for name in around)
 
     def _schema(self, node_id: str) -> Mapping[str, Any]:
         kind = self.nodes[node_id]["type"]
-        if kind in self.subgraphs:
-            raise WorkflowError(f"node {node_id} is a subgraph; unpack it in the page before saving")
         if kind not in self.info:
             raise WorkflowError(f"node {node_id}: the server has no node {kind!r}; is its node pack installed?")
         schema: Mapping[str, Any] = self.info[kind]
@@ -126,68 +174,89 @@ class _Converter:
         if node_id in self.prompt:
             return
         node, schema = self.nodes[node_id], self._schema(node_id)
-        saved = {entry["name"]: entry for entry in node.get("inputs", [])}
-        values = self._widget_values(node_id, node, schema, saved)
+        saved = {entry["name"]: entry for entry in node["inputs"]}
+        names: dict[str, bool] = {}  # whether each is required
+        values: dict[str, Any] = {}
+        stored = node.get("widgets_values") or []
+        where = f"node {node_id} ({node['type']})"
+        if isinstance(stored, Mapping):
+            names = dict(self._input_names(schema["input"]))
+            values = {name: stored[name] for name in names if name in stored}
+        else:
+            self._read_widgets(schema["input"], "", list(stored), saved, names, values, where)
         inputs: Json = {}
-        for name, required in self._input_names(schema):
+        for name, required in names.items():
             link = saved.get(name, {}).get("link")
-            value = self._resolve(*self._origin(link, node_id, name)) if link is not None else None
+            origin = self._origin(link, node_id, name) if link is not None else None
+            value = self._resolve(*origin) if origin is not None else None
             if value is not None:
                 inputs[name] = value
             elif name in values:
                 inputs[name] = values[name]
             elif required:
-                raise WorkflowError(f"node {node_id} ({node['type']}), input {name}: nothing is connected to it")
+                raise WorkflowError(f"{where}, input {name}: nothing is connected to it")
         self.prompt[node_id] = {"class_type": node["type"], "inputs": inputs}
 
     @staticmethod
-    def _further_inputs(options: Mapping[str, Any], chosen: Any) -> bool:
-        """Whether what is chosen in a dynamic combo has inputs of its own."""
-        choices = {choice["key"]: choice.get("inputs", {}) for choice in options["options"]}
-        return any(choices.get(chosen, {"unknown": True}).values())
-
-    @staticmethod
-    def _input_names(schema: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
+    def _input_names(inputs: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
         for group in ("required", "optional"):
-            for name in schema["input"].get(group, {}):
+            for name in inputs.get(group, {}):
                 yield name, group == "required"
 
-    def _widget_values(
-        self, node_id: str, node: Json, schema: Mapping[str, Any], saved: Mapping[str, Json]
-    ) -> dict[str, Any]:
-        """What the widgets hold, by input name: they are saved as a bare list, in the order of the schema."""
-        stored = node.get("widgets_values") or []
-        if isinstance(stored, Mapping):
-            return {name: stored[name] for name, _ in self._input_names(schema) if name in stored}
-        values: dict[str, Any] = {}
-        rest = list(stored)
-        for name, required in self._input_names(schema):
-            entry = schema["input"]["required" if required else "optional"][name]
+    def _read_widgets(
+        self,
+        inputs: Mapping[str, Any],
+        prefix: str,
+        rest: list[Any],
+        saved: Mapping[str, Json],
+        names: dict[str, bool],
+        values: dict[str, Any],
+        where: str,
+    ) -> None:
+        """Fill `names` and `values`: widgets are saved as a bare list, in the order of the schema, `rest` of it here.
+
+        What a dynamic combo's choice brings follows the combo at once, under the name "combo.input".
+        """
+        for short, required in self._input_names(inputs):
+            entry = inputs["required" if required else "optional"][short]
             kind, options = entry[0], (entry[1] if len(entry) > 1 else {})
-            if kind == "COMFY_DYNAMICCOMBO_V3" and rest and not self._further_inputs(options, rest[0]):
-                kind = "COMBO"
-            if isinstance(kind, str) and kind.startswith(("COMFY_DYNAMIC", "COMFY_AUTOGROW")):
-                where = f"node {node_id} ({node['type']}), input {name}"
-                raise WorkflowError(f"{where}: inputs that change with a choice ({kind}) need the page")
-            if is_socket(options) or not (
-                isinstance(kind, list) or kind in WIDGET_TYPES or "widget" in saved.get(name, {})
-            ):
+            name = prefix + short
+            names[name] = required
+            if isinstance(kind, str) and kind.startswith(("COMFY_DYNAMIC", "COMFY_AUTOGROW")) and kind != DYNAMIC_COMBO:
+                raise WorkflowError(f"{where}, input {name}: inputs of a changing number ({kind}) need the page")
+            converted = "widget" in saved.get(name, {})
+            if isinstance(kind, str) and kind in PAGE_VALUES:
+                values[name] = PAGE_VALUES[kind]
+                continue
+            if not has_widget(kind, options) and not (converted and not options.get("forceInput")):
                 continue
             if rest:
                 values[name] = rest.pop(0)
-                controlled = options.get("control_after_generate", kind == "INT" and name in SEEDS)
-                if controlled and rest:
+                if has_control(short, kind, options) and rest:
                     rest.pop(0)  # "fixed", "randomize", ...: only the page acts on it
             elif "default" in options:
                 values[name] = options["default"]  # the node got this widget after the workflow was saved
             elif required and saved.get(name, {}).get("link") is None:
-                raise WorkflowError(f"node {node_id} ({node['type']}), input {name}: the workflow has no value for it")
-        return values
+                raise WorkflowError(f"{where}, input {name}: the workflow has no value for it")
+            if kind == DYNAMIC_COMBO and name in values:
+                further = choice(options, values[name])
+                if further is None:
+                    raise WorkflowError(f"{where}, input {name}: there is no choice {values[name]!r}")
+                self._read_widgets(further, f"{name}.", rest, saved, names, values, where)
 
-    def _origin(self, link: int, node_id: str, name: str) -> tuple[str, int]:
+    def _origin(self, link: str, node_id: str, name: str) -> tuple[str, int] | None:
+        """Where a link comes from, also through the ends of subgraphs; None where nothing is connected outside."""
         if link not in self.links:
             raise WorkflowError(f"node {node_id}, input {name}: its link {link} is not in the workflow")
-        return self.links[link]
+        origin, slot = self.links[link]
+        if not origin.endswith(f":{INPUTS}"):
+            return origin, slot
+        around = origin.removesuffix(f":{INPUTS}")
+        outside = self.subgraphs[self.nodes[around]["type"]]["inputs"][slot]["name"]
+        for entry in self.nodes[around]["inputs"]:
+            if entry["name"] == outside and entry["link"] is not None:
+                return self._origin(entry["link"], around, outside)
+        return None
 
     def _resolve(self, node_id: str, slot: int) -> Any:
         """What an output stands for: a link of the prompt, a value, or None where nothing arrives."""
@@ -201,18 +270,22 @@ class _Converter:
             if not values:
                 raise WorkflowError(f"node {node_id} (PrimitiveNode): it holds no value")
             return values[0]
+        link: str | None
         if node["type"] == "Reroute" or node.get("mode", 0) == BYPASSED:
             passed = self._passed_on(node, slot)
-            if passed is None or passed.get("link") is None:
-                return None
-            return self._resolve(*self._origin(passed["link"], node_id, passed["name"]))
-        self._add(node_id)
-        return [node_id, slot]
+            link, name = (passed.get("link"), passed["name"]) if passed else (None, "")
+        elif node["type"] in self.subgraphs:
+            link, name = self.ends.get((node_id, slot)), f"output {slot}"
+        else:
+            self._add(node_id)
+            return [node_id, slot]
+        origin = self._origin(link, node_id, name) if link is not None else None
+        return self._resolve(*origin) if origin is not None else None
 
     @staticmethod
     def _passed_on(node: Json, slot: int) -> Json | None:
         """The input that a bypassed node hands to this output: that at the same place, else the first of its type."""
-        inputs: list[Json] = node.get("inputs", [])
+        inputs: list[Json] = node["inputs"]
         if node["type"] == "Reroute":
             return inputs[0] if inputs else None
         wanted = node["outputs"][slot]["type"]

@@ -40,8 +40,9 @@ NAMES = sorted(file.stem for file in (ROOT / "workflows").glob("*.json"))
 
 
 def read(name: str) -> dict[str, Any]:
-    """A workflow of the pack, as the page saved it."""
-    return json.loads((ROOT / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
+    """A workflow of the pack, or the demo's, as the page saved it."""
+    folder = ROOT / "workflows" if name in NAMES else ROOT / "demo" / "emoji_nodes" / "workflows"
+    return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
 
 
 class Page:

@@ -13,13 +13,13 @@ from spectrum_accelerate.nodes.settings import BEFORE, SETTINGS
 from demo.comfy_server import PACK, ROOT, PromptError, PromptInterrupted
 from demo.workflow import find_node, to_prompt, without_node
 
-WORKFLOW = "spectrum_demo.json"
+WORKFLOW = ROOT / "demo" / "emoji_nodes" / "workflows" / "spectrum_demo.json"
 
 
 @pytest.fixture(scope="module")
 def prompt(server):
     """The demo's workflow, short: 12 steps, one picture."""
-    workflow = json.loads((ROOT / "workflows" / WORKFLOW).read_text())
+    workflow = json.loads(WORKFLOW.read_text())
     short = to_prompt(workflow, server.object_info())
     short[find_node(short, "KSampler")]["inputs"].update(steps=12, seed=1)
     short[find_node(short, "EmptySD3LatentImage")]["inputs"]["batch_size"] = 1

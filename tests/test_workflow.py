@@ -7,6 +7,12 @@ import pytest
 
 from demo.workflow import WorkflowError, find_node, to_prompt, without_node, without_outputs
 
+ROOT = Path(__file__).resolve().parent.parent
+FILES = [
+    *sorted((ROOT / "workflows").glob("*.json")),
+    *sorted((ROOT / "subgraphs").glob("*.json")),
+    ROOT / "demo" / "emoji_nodes" / "workflows" / "spectrum_demo.json",
+]
 INFO = {
     "Loader": {"input": {"required": {"name": [["a", "b"]]}}},
     "Patch": {"input": {"required": {"model": ["MODEL"], "amount": ["FLOAT", {"default": 0.5}]}}},
@@ -115,14 +121,26 @@ def test_removing_an_output_takes_along_what_needs_it(workflow):
     assert set(without_outputs(to_prompt(workflow, INFO), "Sampler")) == {"1", "2"}
 
 
-def test_every_workflow_of_the_pack_is_well_formed():
-    for file in (Path(__file__).parent.parent / "workflows").glob("*.json"):
-        saved = json.loads(file.read_text(encoding="utf-8"))
-        nodes = {entry["id"]: entry for entry in saved["nodes"]}
-        assert len(nodes) == len(saved["nodes"]), f"{file.name}: an id is used twice"
-        for number, origin, slot, target, place, _ in saved["links"]:
-            assert nodes[target]["inputs"][place]["link"] == number, f"{file.name}: link {number}"
-            assert number in nodes[origin]["outputs"][slot]["links"], f"{file.name}: link {number}"
+def graphs_of(saved):
+    """A workflow and its subgraphs: name, nodes, links as lists, ids of the two ends."""
+    yield saved["nodes"], saved["links"], {}
+    for graph in saved.get("definitions", {}).get("subgraphs", []):
+        keys = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
+        ends = {-10: graph["inputs"], -20: graph["outputs"]}
+        yield graph["nodes"], [[link[key] for key in keys] for link in graph["links"]], ends
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_every_workflow_of_the_pack_is_well_formed(file):
+    saved = json.loads(file.read_text(encoding="utf-8"))
+    for listed, links, ends in graphs_of(saved):
+        nodes = {entry["id"]: entry for entry in listed}
+        assert len(nodes) == len(listed), "an id is used twice"
+        for number, origin, slot, target, place, _ in links:
+            arrives = ends[target][place]["linkIds"] if target in ends else [nodes[target]["inputs"][place]["link"]]
+            leaves = ends[origin][slot]["linkIds"] if origin in ends else nodes[origin]["outputs"][slot]["links"]
+            assert number in arrives, f"link {number}"
+            assert number in leaves, f"link {number}"
 
 
 def test_the_only_node_of_a_class_is_found(workflow):
@@ -132,17 +150,89 @@ def test_the_only_node_of_a_class_is_found(workflow):
         find_node(prompt, "Nothing")
 
 
-def test_a_choice_with_inputs_of_its_own_needs_the_page_and_one_without_does_not():
-    choices = [{"key": "auto", "inputs": {}}, {"key": "own", "inputs": {"required": {"crf": ["FLOAT", {}]}}}]
-    schema = {
-        "Save": {"output_node": True, "input": {"required": {"codec": ["COMFY_DYNAMICCOMBO_V3", {"options": choices}]}}}
+CHOICES = [{"key": "auto", "inputs": {}}, {"key": "own", "inputs": {"required": {"crf": ["FLOAT", {"default": 23.0}]}}}]
+DYNAMIC = {
+    "Save": {
+        "output_node": True,
+        "input": {"required": {"codec": ["COMFY_DYNAMICCOMBO_V3", {"options": CHOICES}], "name": ["STRING", {}]}},
+    }
+}
+
+
+@pytest.mark.parametrize(
+    "values, inputs",
+    [
+        (["auto", "x"], {"codec": "auto", "name": "x"}),
+        (["own", 30.0, "x"], {"codec": "own", "codec.crf": 30.0, "name": "x"}),
+    ],
+)
+def test_what_a_choice_brings_follows_it(values, inputs):
+    assert to_prompt({"nodes": [node(1, "Save", values=values)], "links": []}, DYNAMIC)["1"]["inputs"] == inputs
+
+
+def test_a_choice_of_another_version_is_refused():
+    with pytest.raises(WorkflowError, match="codec: there is no choice 'newer'"):
+        to_prompt({"nodes": [node(1, "Save", values=["newer", "x"])], "links": []}, DYNAMIC)
+
+
+@pytest.fixture
+def nested():
+    """Loader -> subgraph (Patch -> subgraph (Sampler)) -> Save; the patch's amount and the steps are inputs outside."""
+    inner = {
+        "id": "inner",
+        "inputs": [{"name": "model"}, {"name": "steps"}],
+        "nodes": [node(3, "Sampler", [("model", "MODEL", 1), ("steps", "INT", 2)], ["IMAGE"], [7, "fixed", 50, "y"])],
+        "links": [
+            {"id": 1, "origin_id": -10, "origin_slot": 0, "target_id": 3, "target_slot": 0},
+            {"id": 2, "origin_id": -10, "origin_slot": 1, "target_id": 3, "target_slot": 1},
+            {"id": 3, "origin_id": 3, "origin_slot": 0, "target_id": -20, "target_slot": 0},
+        ],
+    }
+    outer = {
+        "id": "outer",
+        "inputs": [{"name": "amount"}, {"name": "model"}],
+        "nodes": [
+            node(2, "Patch", [("model", "MODEL", 2), ("amount", "FLOAT", 1)], ["MODEL"], [0.25]),
+            node(3, "inner", [("model", "MODEL", 3), ("steps", "INT", None)], ["IMAGE"]),
+        ],
+        "links": [
+            {"id": 1, "origin_id": -10, "origin_slot": 0, "target_id": 2, "target_slot": 1},
+            {"id": 2, "origin_id": -10, "origin_slot": 1, "target_id": 2, "target_slot": 0},
+            {"id": 3, "origin_id": 2, "origin_slot": 0, "target_id": 3, "target_slot": 0},
+            {"id": 4, "origin_id": 3, "origin_slot": 0, "target_id": -20, "target_slot": 0},
+        ],
+    }
+    return {
+        "nodes": [
+            node(1, "Loader", outputs=["MODEL"], values=["a"]),
+            node(2, "outer", [("model", "MODEL", 1), ("amount", "FLOAT", None)], ["IMAGE"]),
+            node(4, "Save", [("images", "IMAGE", 2)]),
+        ],
+        "links": [[1, 1, 0, 2, 0, "MODEL"], [2, 2, 0, 4, 0, "IMAGE"]],
+        "definitions": {"subgraphs": [inner, outer]},
     }
 
-    def prompt(value):
-        node = {"id": 1, "type": "Save", "mode": 0, "inputs": [], "outputs": [], "widgets_values": [value]}
-        return to_prompt({"nodes": [node], "links": []}, schema)
 
-    assert prompt("auto")["1"]["inputs"] == {"codec": "auto"}
-    for value in ("own", "of another version"):
-        with pytest.raises(WorkflowError, match="codec"):
-            prompt(value)
+def test_subgraphs_are_unpacked(nested):
+    sampler = {"model": ["2:2", 0], "seed": 7, "steps": 50, "scheduler": "y"}
+    assert to_prompt(nested, INFO) == {
+        "1": {"class_type": "Loader", "inputs": {"name": "a"}},
+        "2:2": {"class_type": "Patch", "inputs": {"model": ["1", 0], "amount": 0.25}},
+        "2:3:3": {"class_type": "Sampler", "inputs": sampler},
+        "4": {"class_type": "Save", "inputs": {"images": ["2:3:3", 0]}},
+    }
+
+
+def test_what_is_connected_outside_a_subgraph_wins(nested):
+    nested["nodes"].append(node(6, "PrimitiveNode", outputs=["FLOAT"], values=[0.75, "fixed"]))
+    nested["nodes"][1]["inputs"][1]["link"] = 4
+    nested["links"].append([4, 6, 0, 2, 1, "FLOAT"])
+    assert to_prompt(nested, INFO)["2:2"]["inputs"]["amount"] == 0.75
+
+
+def test_an_output_node_in_a_muted_subgraph_does_not_run(nested):
+    nested["definitions"]["subgraphs"][1]["nodes"].append(node(9, "Save", [("images", "IMAGE", 4)]))
+    assert "2:9" in to_prompt(nested, INFO)
+    nested["nodes"][1]["mode"] = 2
+    nested["nodes"].pop()
+    assert to_prompt(nested, INFO) == {}

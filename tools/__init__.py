@@ -1,0 +1,1 @@
+"""Commands about the project itself; `dev.py` calls them."""
