@@ -3,6 +3,7 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .accelerate import SpectrumAccelerate
+from .compare import SpectrumCompare
 from .report import SpectrumReport
 
 
@@ -10,4 +11,4 @@ class SpectrumExtension(ComfyExtension):
     """The nodes of this pack."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [SpectrumAccelerate, SpectrumReport]
+        return [SpectrumAccelerate, SpectrumReport, SpectrumCompare]

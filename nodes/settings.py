@@ -11,7 +11,7 @@ from ..spectrum_core.schedule import SCHEDULES, Request, Schedule
 from ..spectrum_core.schedule.balanced import limited
 
 NODE = "Spectrum Accelerate"
-TARGETS = BLOCK_OUTPUT, RAW_OUTPUT = "block output", "model output"
+TARGETS = AUTO, BLOCK_OUTPUT, RAW_OUTPUT = "auto", "block output", "model output"
 DENOISED_LATENT = "denoised latent"
 """The target of samplers that add noise, whatever was chosen."""
 ADAPTIVE, PAPER, FIXED = SCHEDULES
@@ -125,9 +125,9 @@ TAIL = Setting(
 )
 TARGET = Setting(
     "target",
-    BLOCK_OUTPUT,
-    "What is forecast. Block output: the last hidden feature. Model output: needs far less memory. Samplers that add "
-    "noise always use the denoised latent.",
+    AUTO,
+    "What is forecast. Block output: the last hidden feature. Model output: needs far less memory. Auto: block output "
+    "unless it needs much memory.",
     options=TARGETS,
     advanced=True,
 )

@@ -347,7 +347,8 @@ def _total(terms: Iterable[tuple[float, torch.Tensor]]) -> torch.Tensor:
 
 def _norms(value: torch.Tensor) -> torch.Tensor:
     """Norm of each picture: float32 [batch]."""
-    return torch.linalg.vector_norm(value.flatten(1), dim=1, dtype=torch.float32)
+    norms: torch.Tensor = torch.linalg.vector_norm(value.flatten(1), dim=1, dtype=torch.float32)
+    return norms
 
 
 def _finite(*values: torch.Tensor) -> torch.Tensor:

@@ -50,7 +50,7 @@ class Delayed:
         """Something was measured in an evaluation."""
         self._waiting.append((evaluation, measured))
 
-    def due(self, evaluation: int) -> list[tuple[int, Any]]:
+    def due(self, evaluation: float) -> list[tuple[int, Any]]:
         """What may act on the decision about an evaluation: all that was measured at least `LAG` evaluations before.
 
         >>> delayed = Delayed()
@@ -89,7 +89,7 @@ class Stopwatch:
         if self._events is None:
             return self._stop - self._start
         self._events[1].synchronize()
-        return self._events[0].elapsed_time(self._events[1]) / 1000
+        return float(self._events[0].elapsed_time(self._events[1])) / 1000
 
 
 def _recorded(device: torch.device) -> Any:

@@ -9,7 +9,6 @@ from spectrum_accelerate.nodes.runtime import accelerate, attachment
 from spectrum_accelerate.nodes.settings import PAPER, Settings
 from spectrum_accelerate.spectrum_core.trace import Trace
 
-
 PLAIN_PAPER = {"schedule": PAPER, "skip_interval": 2.0, "warmup": 1, "ridge": 0.0}
 """The paper's schedule with an exact fit: what is computed then is easy to write down."""
 

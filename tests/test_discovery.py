@@ -11,8 +11,8 @@ import torch._dynamo.utils
 from comfy_api.torch_helpers import set_torch_compile_wrapper
 from sampling import accelerated, counted, distance, fingerprint, flat, kinds, runs
 from spectrum_accelerate.nodes.models import discovery
-from spectrum_accelerate.nodes.runtime import features
 from spectrum_accelerate.nodes.models.architectures import find
+from spectrum_accelerate.nodes.runtime import features
 from torch import nn
 from zoo import MODELS
 

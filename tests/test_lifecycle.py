@@ -127,7 +127,9 @@ def test_the_history_is_bounded_by_the_window(model, monkeypatch):
 def test_a_failing_forecast_is_computed_instead(model, monkeypatch):
     """Out of memory inside a forecast, say: the run goes on in full, says so, and stops forecasting."""
     plain = FLUX.sample(model, steps=STEPS, cfg=3.0)
-    monkeypatch.setattr("spectrum_accelerate.nodes.runtime.features.forecast_rows", raiser(torch.OutOfMemoryError("out of memory")))
+    monkeypatch.setattr(
+        "spectrum_accelerate.nodes.runtime.features.forecast_rows", raiser(torch.OutOfMemoryError("out of memory"))
+    )
     fast = accelerated(model, **SETTINGS)
     # The self-test fails for the same reason: first the model output is tried, then all is computed.
     assert torch.equal(FLUX.sample(fast, steps=STEPS, cfg=3.0), plain)

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from spectrum_accelerate.nodes.runtime import accelerate
 from spectrum_accelerate.nodes.settings import DEFAULTS, RAW_OUTPUT, Settings
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))

@@ -8,17 +8,17 @@ import torch
 from comfy_extras import nodes_custom_sampler as custom
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sampling import accelerated, distance, kinds, runs
+from sampling import accelerated, distance, runs
 from spectrum_accelerate.nodes.samplers.layout import MOST_STAGES, Layout, found_layout, on_level
 from spectrum_accelerate.nodes.samplers.recognition import STEPS, SamplerProbe, unexplained
 from spectrum_accelerate.nodes.samplers.table import REPLACES_NOISE, SAMPLERS, UNGUIDED
 from spectrum_accelerate.nodes.settings import ADAPTIVE, DENOISED_LATENT, RAW_OUTPUT
-from spectrum_accelerate.spectrum_core.messages import Reason
 from zoo import MODELS
 
 FLUX = MODELS["flux"]
 POSITIVE, NEGATIVE = FLUX.conditioning(1), FLUX.conditioning(2)
 STEP_COUNT = 20
+
 
 @pytest.fixture(scope="module")
 def model():

@@ -1,4 +1,4 @@
-"""What other packs and unusual workflows do to a run in the middle of it: the result is right, and the reason is said."""
+"""What other packs and unusual workflows do to a run in its middle: the result is right, and the reason is said."""
 
 import copy
 import gc
@@ -236,9 +236,7 @@ def test_options_copied_in_a_guidance_function():
     changed = model.clone()
     changed.set_model_sampler_pre_cfg_function(copying)
     fast = accelerated(changed)
-    assert torch.equal(
-        FLUX.sample(fast, steps=STEPS, cfg=3.0), FLUX.sample(accelerated(model), steps=STEPS, cfg=3.0)
-    )
+    assert torch.equal(FLUX.sample(fast, steps=STEPS, cfg=3.0), FLUX.sample(accelerated(model), steps=STEPS, cfg=3.0))
     assert runs(fast)[-1].forecast > 0
 
 

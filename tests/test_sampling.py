@@ -10,8 +10,8 @@ from comfy_extras import nodes_custom_sampler as custom
 from sampling import accelerated, counted, distance, kinds, runs
 from spectrum_accelerate.nodes.samplers.table import SAMPLERS
 from spectrum_accelerate.nodes.settings import DENOISED_LATENT
-from spectrum_accelerate.spectrum_core.schedule.balanced import least
 from spectrum_accelerate.spectrum_core.messages import Reason
+from spectrum_accelerate.spectrum_core.schedule.balanced import least
 from zoo import MODELS
 
 import nodes
@@ -318,7 +318,8 @@ def test_a_sampler_with_churn_is_stochastic(model, fast):
 def test_too_few_steps(model, fast, compatibility):
     assert torch.equal(ksampler(fast, steps=4), ksampler(model, steps=4))
     assert runs(fast)[0].summary() == (
-        "Spectrum: not accelerated: 4 steps are too few for warmup = 3 and tail = 1; use more steps or lower these widgets"
+        "Spectrum: not accelerated: 4 steps are too few for warmup = 3 and tail = 1; "
+        "use more steps or lower these widgets"
     )
     compatibility("feature", "4 steps", runs(fast), 0.0)
 

@@ -304,7 +304,7 @@ def test_a_sampler_with_a_limit_has_a_long_warm_up(total, max_speedup):
 
 
 def follow(schedule, total, change, lag=2, forced=()):
-    """What a run computes whose output changes by `change(a, b)` between two computed steps; numbers act `lag` later."""
+    """What a run computes whose output changes by `change(a, b)` between computed steps; numbers act `lag` later."""
     state, computed, waiting = State(), [], []
     for index in range(total):
         while waiting and waiting[0][0] + lag <= index:
@@ -323,12 +323,16 @@ def moving(times, k):
     return lambda a, b: own[a] - own[b]
 
 
-changes = st.floats(0, 60)
+changes, forced_steps = st.floats(0, 60), st.sets(totals)
 
 
 @quick
-@given(noises, speedups, st.integers(0, 60), warmups, st.integers(0, 10), st.lists(changes, min_size=1), st.sets(totals))
-def test_whatever_is_measured_budget_warm_up_and_tail_are_kept(times, interval, evaluations, warmup, tail, found, forced):
+@given(
+    noises, speedups, st.integers(0, 60), warmups, st.integers(0, 10), st.lists(changes, min_size=1), st.sets(totals)
+)
+def test_whatever_is_measured_budget_warm_up_and_tail_are_kept(
+    times, interval, evaluations, warmup, tail, found, forced
+):
     total = len(times) - 1
     wanted = Request(tuple(times), interval, evaluations, warmup=warmup, tail=tail)
     schedule, numbers = Adaptive.build(wanted), iter(found * (total + 1))

@@ -270,7 +270,7 @@ def test_tooltips_are_short():
 def test_the_node_passes_its_values_on(model, monkeypatch):
     monkeypatch.setattr(SpectrumAccelerate, "hidden", SimpleNamespace(unique_id="5"), raising=False)
     common = {s.name: s.default for s in COMMON}
-    later = {"tail": 1, "target": "block output", "correct": True, "start_percent": 0.0, "end_percent": 1.0}
+    later = {"tail": 1, "target": "auto", "correct": True, "start_percent": 0.0, "end_percent": 1.0}
 
     def attached(**schedule):
         values = {**common, "schedule": schedule, **later}

@@ -90,7 +90,13 @@ def test_the_json_holds_the_whole_trace():
     run = trace("WfC", total=7, error=0.5, model="Flux", sampler="euler", notes=[STOPPED], node="3")
     data = json.loads(run.to_json())
     assert (data["computed"], data["forecast"], data["kinds"], data["off"]) == (2, 1, "cfc", None)
-    assert (data["total"], data["model"], data["sampler"], data["node"], data["error"]) == (7, "Flux", "euler", "3", 0.5)
+    assert (data["total"], data["model"], data["sampler"], data["node"], data["error"]) == (
+        7,
+        "Flux",
+        "euler",
+        "3",
+        0.5,
+    )
     assert data["notes"] == ["stopped: gradients are on"] and data["summary"] == run.summary()
     assert [e["reason"] for e in data["evaluations"]] == ["warm-up", None, "schedule"]
     assert json.loads(trace("CC", off=CONFLICT).to_json())["off"] == str(CONFLICT)

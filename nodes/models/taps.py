@@ -68,7 +68,8 @@ class TappedModel:
                 take(label_of(tap, index), part)
             return output
 
-        with self._taps(tapped, self.base_model.diffusion_model):
+        network: Any = self.base_model.diffusion_model
+        with self._taps(tapped, network):
             output = call()
         if self.architecture is DENOISED:
             take(RESULT, output)
@@ -152,8 +153,8 @@ def _left_out(root: nn.Module, path: str) -> Iterator[int]:
 @contextmanager
 def eager(base_model: nn.Module) -> Iterator[nn.Module]:
     """Calls of a base model run its network as it was before torch.compile, for the time being. Yields the network."""
-    network = base_model.diffusion_model
-    raw = getattr(network, "_orig_mod", network)
+    network: Any = base_model.diffusion_model
+    raw: nn.Module = getattr(network, "_orig_mod", network)
     with _attribute(base_model, "diffusion_model", raw) if raw is not network else nullcontext():
         yield raw
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from comfy.model_management import OOM_EXCEPTION, InterruptProcessingException
+from comfy.model_management import OOM_EXCEPTION, InterruptProcessingException, get_total_memory
 from einops import rearrange
 
 from ...spectrum_core.forecast import Forecaster
@@ -21,7 +21,7 @@ from ..models.discovery import Discovery
 from ..models.rows import ConditioningHistory, Identity, Key, RowsError, forecast_rows, history_keys
 from ..models.taps import Features, TapError, TappedModel
 from ..samplers.signal import Signal
-from ..settings import BLOCK_OUTPUT, DENOISED_LATENT
+from ..settings import AUTO, DENOISED_LATENT, RAW_OUTPUT
 from .evaluation import EvaluationInProgress
 
 HOLD_LAST = Forecaster(degree=1, window=1, ridge=0.0)
@@ -34,6 +34,9 @@ wrong one is off by far more."""
 
 WHOLE_MODEL_TARGETS = MODEL_OUTPUT, DENOISED
 """Targets of which no part of the network runs."""
+
+HISTORY_SHARE = 0.05
+"""Part of a device's memory that the features of a call may take with target "auto": 1.2 GiB of 24."""
 
 Call = Callable[[], torch.Tensor]
 
@@ -196,6 +199,8 @@ class FeatureForecaster:
         def receive(label: str, feature: torch.Tensor) -> None:
             if feature.ndim == 0 or feature.shape[0] % len(histories):
                 raise TapError(f"the rows of {label} {tuple(feature.shape)} do not divide by conditioning")
+            if self._signal.target == AUTO and tapped.architecture not in WHOLE_MODEL_TARGETS:
+                _check_size(feature, self._capacity)
             batch = x.shape[0] // len(histories)
             rows = rearrange(feature, "(cond batch) ... -> cond batch ...", cond=len(histories))
             for history, own in zip(histories, rows, strict=True):
@@ -277,7 +282,7 @@ class FeatureForecaster:
         """The architecture that a base model is called by; None if it is to be discovered."""
         if self._signal.target == DENOISED_LATENT:
             return DENOISED
-        return find(type(raw_network(base_model))) if self._signal.target == BLOCK_OUTPUT else MODEL_OUTPUT
+        return MODEL_OUTPUT if self._signal.target == RAW_OUTPUT else find(type(raw_network(base_model)))
 
 
 def raw_network(base_model: Any) -> torch.nn.Module:
@@ -306,6 +311,13 @@ def describe(error: BaseException) -> str:
 
 def _whole(tapped: TappedModel) -> TappedModel:
     return TappedModel(tapped.base_model, MODEL_OUTPUT)
+
+
+def _check_size(feature: torch.Tensor, capacity: int) -> None:
+    """Whether the features of a call may be held: a share of the device's memory, so the same on every run."""
+    needed, total = feature.nbytes * capacity, get_total_memory(feature.device)
+    if needed > HISTORY_SHARE * total:
+        raise TapError(f"the block output would need {needed / 2**30:.1f} GiB")
 
 
 def _shares_memory(output: torch.Tensor, feature: torch.Tensor) -> bool:

@@ -39,7 +39,7 @@ from ..samplers.linear_map import (
 from ..samplers.recognition import SamplerProbe
 from ..samplers.signal import signal_for
 from ..samplers.table import SamplerInfo
-from ..settings import ADAPTIVE, RAW_OUTPUT
+from ..settings import ADAPTIVE, AUTO, BLOCK_OUTPUT, RAW_OUTPUT
 from .attachment import KEY, Attachment
 from .conflicts import conflict
 from .corrector import LatentCorrector, previewed
@@ -266,7 +266,8 @@ class SamplingRun:
         )
         if self._settings.correct and found is not None:
             self._corrector = LatentCorrector(self._signal, found, layout, self._sampling)
-        self.trace.total, self.trace.target = layout.total, self._signal.target
+        target = self._signal.target
+        self.trace.total, self.trace.target = layout.total, BLOCK_OUTPUT if target == AUTO else target
 
     def _unsuitable(self) -> Message | None:
         """Why nothing of this run can be forecast, or None."""

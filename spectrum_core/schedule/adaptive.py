@@ -94,10 +94,9 @@ class Adaptive(Schedule):
             return (last, *tail)
         if first < self.warmup:
             return (last, *range(first, self.warmup), *tail)
+        head: tuple[int, ...] = ()
         if not placed.k and left < end - first:  # nothing is known yet: the next step shows it
             head, first, left = (first,), first + 1, left - 1
-        else:
-            head = ()
         if left >= end - first:
             return (last, *head, *range(first, end), *tail)
         places = measure(own_times(self.times, placed.k or 1.0), first, end)
