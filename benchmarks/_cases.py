@@ -17,7 +17,7 @@ import comfy.samplers  # noqa: E402
 import torch  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity  # noqa: E402
-from spectrum_accelerate.nodes.architectures import find  # noqa: E402
+from spectrum_accelerate.nodes.models.architectures import find  # noqa: E402
 
 Array = NDArray[np.float64]
 

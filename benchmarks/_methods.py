@@ -7,32 +7,30 @@ through this repository's node.
 
 import math
 from collections.abc import Callable, Sequence
-from copy import copy
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
 import torch
-from _cases import SAMPLERS, Case, Setting, distances
+from _cases import SAMPLERS, Case
 from _foreign import WARMUP, Weights, evenly, hicache, taylor
 from comfy.model_sampling import CONST
 from comfy.patcher_extension import WrappersMP
 from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
-from spectrum_accelerate.nodes import samplers as node_samplers
-from spectrum_accelerate.nodes.attach import attach
-from spectrum_accelerate.nodes.auto import chosen
-from spectrum_accelerate.nodes.calibrate import calibrated, recorder
-from spectrum_accelerate.nodes.settings import DEFAULTS, GROWING, Settings
-from spectrum_accelerate.nodes.solver import noise_left
-from spectrum_accelerate.spectrum_core import calibration as calibration_module
-from spectrum_accelerate.spectrum_core.calibration import Calibration
+from spectrum_accelerate.nodes.runtime import accelerate
+from spectrum_accelerate.nodes.samplers.linear_map import noise_left
+from spectrum_accelerate.nodes.samplers.table import SAMPLERS as TABLE
+from spectrum_accelerate.nodes.settings import PAPER, Settings
 from spectrum_accelerate.spectrum_core.forecast import Forecaster
-from spectrum_accelerate.spectrum_core.schedule import FEWEST, GrowingInterval
+from spectrum_accelerate.spectrum_core.schedule.balanced import FEWEST, balanced
+from spectrum_accelerate.spectrum_core.schedule.intervals import GrowingInterval
 
 Result = tuple[torch.Tensor, float]
 PAPER_FIT = {"degree": 4, "window": 64, "ridge": 0.1, "blend": 0.5, "intercept": "paper", "correct": False}
 PAPER_GROWTH = 0.75
+OFFICIAL_TOTAL = 51
+"""The official code maps evaluation i to (i - 25) / 25 whatever the number of steps: as if there were 51."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +147,7 @@ def as_published(weights: Weights, warmup: int, case: Case, count: int) -> Resul
 def at_our_schedule(weights: Weights, case: Case, count: int) -> Result | None:
     """A forecast of others on the evaluations that our defaults would compute."""
     planned = our_plan(case, count)
-    return planned and extrapolate(case, planned[1], weights)
+    return planned and extrapolate(case, planned, weights)
 
 
 # ------------------------------------------------------------------------------------------------- Spectrum
@@ -162,7 +160,7 @@ def official(total: int, count: int, warmup: int = 5) -> dict[str, Any] | None:
         for growth in sorted((k / 20 for k in range(161)), key=lambda g: abs(g - PAPER_GROWTH)):
             if len(GrowingInterval(warmup, 0, interval, growth).plan(total)) == count:
                 return {
-                    "schedule": GROWING,
+                    "schedule": PAPER,
                     "warmup": warmup,
                     "tail": 0,
                     "skip_interval": float(interval),
@@ -171,98 +169,31 @@ def official(total: int, count: int, warmup: int = 5) -> dict[str, Any] | None:
     return None
 
 
-def our_plan(case: Case, count: int) -> tuple[Settings, list[int]] | None:
-    """The node's defaults with `count` computed steps (Auto's "evaluations"), and these steps; None if it cannot."""
+def our_settings(case: Case, count: int) -> Settings | None:
+    """The node's defaults with `count` computed steps; None if it cannot."""
+    stages = TABLE[SAMPLERS[case.setting.sampler].function].stages
+    return Settings.of(evaluations=count * stages) if count >= FEWEST else None
+
+
+def our_plan(case: Case, count: int) -> list[int] | None:
+    """Steps that are placed where noise goes, as the default does on a calm model."""
     if count < FEWEST:
         return None
-    total = case.setting.steps
-    levels = case.sigmas(total).double().numpy()
+    levels = case.sigmas(case.setting.steps).double().numpy()
     flow = isinstance(case.model.get_model_object("model_sampling"), CONST)
-    row = node_samplers.SAMPLERS[SAMPLERS[case.setting.sampler].function]
-    noise = noise_left(levels.tolist(), flow)
-    settings = chosen("evaluations", count * row.stages)
-    computed = settings.scheduled(noise, row.speedup, row.stages).plan(total)
-    return (settings, computed) if len(computed) == count else None
+    return list(balanced(noise_left(levels.tolist(), flow), count, 1, 1).computed)
 
 
 def ours(case: Case, count: int) -> Result | None:
     """The node's defaults."""
-    planned = our_plan(case, count)
-    return planned and case.sample(attach(case.model, planned[0]))
-
-
-CALIBRATING = 4000
-"""Seed of the one prompt that plans are made from; nothing else uses it."""
-
-WEIGHTS = (0.05, 0.25, 1.0)
-"""Of errors along the way against the final one, which the oracle tries."""
-
-FREE = 1.75
-"""Longest gap of its plans; a plan that must serve other prompts is kept shorter."""
-
-
-@cache
-def calibration(setting: Setting) -> Calibration:
-    """What one full run of another prompt tells."""
-    return recorded(Case(setting, CALIBRATING, 1))
-
-
-def recorded(case: Case) -> Calibration:
-    """What a full run of a case tells."""
-    model = calibrated(case.model)
-    case.sample(model)
-    found = recorder(model)
-    assert found is not None
-    return found.runs[-1]
-
-
-def alone(case: Case, row: int) -> Case:
-    """One picture of a case."""
-    single = copy(case)
-    single.batch, single.noise = 1, case.noise[row : row + 1]
-    for name in ("positive", "negative"):
-        rows = [
-            [context[row : row + 1], {key: value[row : row + 1] for key, value in extra.items()}]
-            for context, extra in getattr(case, name)
-        ]
-        setattr(single, name, rows)
-    return single
-
-
-def planned(case: Case, count: int) -> Result | None:
-    """Our defaults with a plan from one other prompt."""
-    found = our_plan(case, count)
-    return found and case.sample(attach(case.model, found[0], calibration=calibration(case.setting)))
-
-
-def oracle(case: Case, count: int) -> Result | None:
-    """The best that a search finds for each picture by itself: plans from its own full run, made with several weights,
-    and the schedule without a plan; the one that ends nearest to its full run."""
-    found = our_plan(case, count)
-    if found is None:
-        return None
-    latents, evaluations = [], []
-    for row in range(case.batch):
-        single = alone(case, row)
-        own, full = recorded(single), single.sample()[0]
-        tried = [single.sample(attach(case.model, found[0]))]
-        for weight in WEIGHTS:
-            with (
-                patch.object(calibration_module, "ALONG_CORRECTED", weight),
-                patch.object(calibration_module, "LONGEST", FREE),
-            ):
-                calibration_module.improved.cache_clear()
-                tried.append(single.sample(attach(case.model, found[0], calibration=own)))
-        best = min(tried, key=lambda result: float(distances(result[0], full)[0]))
-        latents.append(best[0])
-        evaluations.append(best[1])
-    return torch.cat(latents), sum(evaluations) / case.batch
+    settings = our_settings(case, count)
+    return settings and case.sample(accelerate(case.model, settings))
 
 
 def uncorrected(case: Case, count: int) -> Result | None:
     """Our defaults without correction."""
-    found = our_plan(case, count)
-    return found and case.sample(attach(case.model, replace(found[0], correct=False)))
+    settings = our_settings(case, count)
+    return settings and case.sample(accelerate(case.model, replace(settings, correct=False)))
 
 
 def spectrum(changes: dict[str, Any], warmup: int, case: Case, count: int) -> Result | None:
@@ -270,17 +201,17 @@ def spectrum(changes: dict[str, Any], warmup: int, case: Case, count: int) -> Re
     schedule = official(case.setting.steps, count, warmup)
     if schedule is None:
         return None
-    settings = Settings(**{**DEFAULTS, **changes, **schedule})
+    settings = Settings.of(**{"ridge": 0.0, **changes, **schedule})
     name = SAMPLERS[case.setting.sampler].function
-    unlimited = replace(node_samplers.SAMPLERS[name], obstacle="", speedup=math.inf)
-    with patch.dict(node_samplers.SAMPLERS, {name: unlimited}):
-        return case.sample(attach(case.model, settings))
+    unlimited = replace(TABLE[name], obstacle="", max_speedup=math.inf)
+    with patch.dict(TABLE, {name: unlimited}):
+        return case.sample(accelerate(case.model, settings))
 
 
 def paper_weights(total: int, blend: float = 0.5) -> Weights:
     """The official forecast as weights."""
     forecaster = Forecaster(4, 64, 0.1, blend, "paper")
-    return lambda positions, target: forecaster.weights(positions, target, total)
+    return lambda positions, target: forecaster.weights(positions, target, OFFICIAL_TOTAL)
 
 
 def spectrum_on_output(case: Case, count: int) -> Result | None:
@@ -314,6 +245,4 @@ METHODS: tuple[Method, ...] = (
     Method("Accelerate, paper's schedule", "ours", partial(spectrum, {}, 5), node=True),
     Method("Accelerate", "ours", ours, node=True),
     Method("Accelerate, not corrected", "ours", uncorrected, node=True),
-    Method("Accelerate, plan of one other prompt", "planned", planned, node=True),
-    Method("Accelerate, oracle plan", "oracle", oracle, node=True),
 )

@@ -16,9 +16,7 @@ import matplotlib.pyplot as plt
 
 Array = NDArray[np.float64]
 OURS, OFFICIAL, FULL = "Accelerate", "Spectrum, w 0.5", "full"
-PLANNED, ORACLE = "Accelerate, plan of one other prompt", "Accelerate, oracle plan"
 GOALS = {"official": 0.30, "control": 0.45}
-PLANNED_GOALS = {"official": 0.20, "control": 0.33}
 BOOTSTRAP = 2000
 GENERATED = "<!-- All below is written by `python dev.py bench quality`; what stands above stays. -->"
 
@@ -52,7 +50,7 @@ class Table:
     def __init__(self, rows: Sequence[Row]) -> None:
         self.rows = sorted(rows, key=lambda row: row.full.mean())
         self.setting, self.count = rows[0].setting, rows[0].count
-        self.pictures = min(len(row.full) for row in rows if row.kind != "oracle")
+        self.pictures = min(len(row.full) for row in rows)
 
     def __getitem__(self, method: str) -> Row | None:
         return next((row for row in self.rows if row.method == method), None)
@@ -178,36 +176,6 @@ def must_show(found: Sequence[Table], by: str) -> list[str]:
     return [*lines, ""]
 
 
-def plans(found: Sequence[Table]) -> list[str]:
-    """With a plan of one other prompt, against the same; and how far both of ours are from the oracle."""
-    lines = _header(
-        "setting", "evaluations", "with a plan", "plan / official", "plan / best control", "plan / ours",
-        "oracle", "ours / oracle", "plan / oracle",
-    )  # fmt: skip
-    for table in filter(shown, found):
-        us, them, control = table[OURS], table[OFFICIAL], table.best("control")
-        plan, oracle = table[PLANNED], table[ORACLE]
-        if us is None or them is None or control is None or plan is None:
-            continue
-        a, b, c, d = (row.full[: table.pictures] for row in (plan, them, control, us))
-        best = oracle.full if oracle else np.empty(0)
-        lines.append(
-            _line(
-                [
-                    table.setting,
-                    f"{plan.evaluations:g}",
-                    f"{a.mean():.4f}",
-                    _ratio(a, b, PLANNED_GOALS["official"]),
-                    _ratio(a, c, PLANNED_GOALS["control"]),
-                    _ratio(a, d),
-                    f"{best.mean():.4f} ({len(best)} pictures)" if len(best) else "-",
-                    *(_ratio(row.full[: len(best)], best) if len(best) else "-" for row in (us, plan)),
-                ]
-            )
-        )
-    return [*lines, ""]
-
-
 def markdown(rows: Sequence[Row], header: str, images: Sequence[str]) -> str:
     """The generated part of docs/quality/README.md."""
     found = tables(rows)
@@ -225,12 +193,6 @@ def markdown(rows: Sequence[Row], header: str, images: Sequence[str]) -> str:
         "### Distance to the full run: does it imitate?",
         "",
         *must_show(found, "full"),
-        "### With a plan, and how far from the best",
-        "",
-        f"Goals: {PLANNED_GOALS['official']:.2f} and {PLANNED_GOALS['control']:.2f}. The oracle is the best of "
-        "some plans that know each picture's own full run, which no one has.",
-        "",
-        *plans(found),
         "### Distance to the converged ODE: does it solve?",
         "",
         "No goal was set here: a full run is itself some way off (row *full* of the tables below).",

@@ -17,9 +17,9 @@ from demo import inprocess  # noqa: E402
 
 inprocess.boot()
 
-from spectrum_accelerate.nodes.architectures import ARCHITECTURES, Architecture, Tap  # noqa: E402
-from spectrum_accelerate.nodes.attach import attach, attachment  # noqa: E402
-from spectrum_accelerate.nodes.settings import DEFAULTS, Settings  # noqa: E402
+from spectrum_accelerate.nodes.models.architectures import ARCHITECTURES, Architecture, Tap  # noqa: E402
+from spectrum_accelerate.nodes.runtime import accelerate, attachment  # noqa: E402
+from spectrum_accelerate.nodes.settings import Settings  # noqa: E402
 from zoo import MODELS, TinyModel  # noqa: E402
 
 HEAD = """# Models
@@ -56,7 +56,7 @@ def row(name: str, architecture: Architecture, models: list[TinyModel]) -> str:
     """A line of the table."""
     computed, tests = set(), []
     for tiny in models:
-        model = attach(tiny.build(), Settings(**DEFAULTS))
+        model = accelerate(tiny.build(), Settings.of())
         tiny.sample(model, steps=20)
         attached = attachment(model)
         assert attached is not None

@@ -31,13 +31,13 @@ import comfy.samplers
 import torch
 from comfy.ldm.flux.model import Flux
 from comfy.ldm.modules.attention import attention_pytorch
-from spectrum_accelerate.nodes.architectures import ARCHITECTURES
-from spectrum_accelerate.nodes.attach import attach, attachment
-from spectrum_accelerate.nodes.bypass import Bypass
-from spectrum_accelerate.nodes.settings import DEFAULTS, Settings
-from spectrum_accelerate.nodes.solver import linear_map
-from spectrum_accelerate.nodes.streams import Stream, forecast_rows
-from spectrum_accelerate.spectrum_core.correction import Correction
+from spectrum_accelerate.nodes.models.architectures import ARCHITECTURES
+from spectrum_accelerate.nodes.models.rows import ConditioningHistory, forecast_rows
+from spectrum_accelerate.nodes.models.taps import TappedModel
+from spectrum_accelerate.nodes.runtime import accelerate, attachment
+from spectrum_accelerate.nodes.samplers.linear_map import linear_map
+from spectrum_accelerate.nodes.settings import Settings
+from spectrum_accelerate.spectrum_core.corrector import Corrector
 from torch.utils.flop_counter import FlopCounterMode
 
 from demo import inprocess
@@ -73,9 +73,9 @@ def _wait() -> None:
 
 def weighted_sum(mebibytes: int, dtype: torch.dtype) -> dict[str, Any]:
     """Forecasting features of a size from a full window, against copying that window."""
-    settings = Settings(**DEFAULTS)
+    settings = Settings.of()
     elements = mebibytes * 2**20 // dtype.itemsize
-    stream = Stream(settings.window)
+    stream = ConditioningHistory(settings.window)
     for position in (0, 2, 4):
         stream.push("head", position, torch.randn(elements, device=DEVICE).to(dtype).view(1, -1, 64))
     history = torch.randn((3, elements), device=DEVICE).to(dtype)
@@ -94,7 +94,7 @@ def weighted_sum(mebibytes: int, dtype: torch.dtype) -> dict[str, Any]:
 def bookkeeping() -> dict[str, float]:
     """Forecast evaluations of the embedded model (features of a few kB) against its head alone."""
     case = Case(Setting(50, 1.0, 3.0), seed=0)
-    model = attach(case.model, Settings(**DEFAULTS))
+    model = accelerate(case.model, Settings.of())
     case.sample(model)
     attached = attachment(model)
     assert attached is not None
@@ -102,15 +102,15 @@ def bookkeeping() -> dict[str, float]:
     forecast = statistics.median(e.seconds for e in evaluations if e.kind == "forecast" and e.seconds)
     computed = statistics.median(e.seconds for e in evaluations if e.kind == "computed" and e.seconds)
     # The same call without blocks, the feature given: what is left is what any forecast must pay.
-    bypass = Bypass(case.model.model, ARCHITECTURES["Flux"])
+    bypass = TappedModel(case.model.model, ARCHITECTURES["Flux"])
     network = case.model.model
     features: dict[str, torch.Tensor] = {}
     x, t = case.noise.to(DEVICE), torch.ones(len(case.noise), device=DEVICE)
     conds = {"c_crossattn": case.positive[0][0].to(DEVICE), "y": case.positive[0][1]["pooled_output"].to(DEVICE)}
     with torch.inference_mode():
         call = lambda: network.apply_model(x, t, transformer_options={}, **conds)  # noqa: E731
-        bypass.capture(call, lambda label, feature: features.update({label: feature.clone()}))
-        head = seconds(lambda: bypass.replay(call, features), 30)
+        bypass.run_full(call, lambda label, feature: features.update({label: feature.clone()}))
+        head = seconds(lambda: bypass.run_head(call, features), 30)
     return {
         "forecast_evaluation_ms": forecast * 1000,
         "head_alone_ms": head * 1000,
@@ -169,16 +169,16 @@ def flux_time(size: int) -> dict[str, float]:
 
 def correction(sampler: str) -> dict[str, Any]:
     """What correcting a run of the defaults takes, beside what the sampler itself does."""
-    settings, sampling = Settings(**DEFAULTS), inprocess.embedded_model(3.0).get_model_object("model_sampling")
+    settings, sampling = Settings.of(), inprocess.embedded_model(3.0).get_model_object("model_sampling")
     sigmas = comfy.samplers.calculate_sigmas(sampling, "simple", 50)
-    coefficients, levels = linear_map(
-        comfy.samplers.ksampler(sampler), sampling, sigmas, 1, lambda sigma, output, latent: latent - sigma * output
+    found = linear_map(
+        comfy.samplers.ksampler(sampler), sampling, sigmas, lambda sigma, output, latent: latent - sigma * output
     )
-    corrector = Correction(
-        coefficients[:, 1:].double().numpy(), 1, lambda e: 1 / levels[e],
+    corrector = Corrector(
+        found.coefficients[:, 1:].numpy(), 1, lambda e: 1 / found.levels[e],
         lambda known, step: settings.forecaster().weights(known, step, 50), settings.window,
     )  # fmt: skip
-    computed = set(settings.scheduled(sigmas.tolist()).plan(50))
+    computed = set(settings.schedule_for(sigmas.tolist()).plan(50))
     # A smooth path: outputs that do not lie on one are not corrected.
     directions = torch.randn((3, *WAN_LATENT), device=DEVICE)
     durations: dict[str, list[float]] = {"computed": [], "forecast": []}

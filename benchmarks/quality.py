@@ -83,10 +83,8 @@ on. Means ± standard error over pictures (each its own prompt and noise).
   interval 2 and growth 0.75 where that gives the number of evaluations; else the growth that does, and a longer
   interval only where no growth does. *on the model output* (50 steps only): its forecast of the guided output, which is
   what the forecasts above use.
-* *Accelerate*: this node's defaults with that number of evaluations (Auto with the goal "evaluations" is the same).
-  *paper's schedule*: its forecast on the evaluations of *Spectrum, w 0.5*. *plan of one other prompt*: with a plan that
-  Spectrum Calibrate made from one full run of another prompt. *oracle plan* (the first {chunk} pictures only): for
-  each picture the best of some plans made from its own full run and of the schedule without a plan.
+* *Accelerate*: this node's defaults with that number of evaluations. *paper's schedule*: its forecast on the
+  evaluations of *Spectrum, w 0.5*.
 * heun: the stages of a step are computed or forecast together, and the last step has one; a method that does not
   compute the last step has one evaluation more.
 * A method without a row cannot compute that number of evaluations."""
@@ -230,8 +228,6 @@ class Bench:
     def _measure(self, method: Method | None, count: int) -> dict[str, Any]:
         if method is None:
             result = self.full
-        elif method.kind in ("planned", "oracle") and SAMPLERS[self.setting.sampler].stochastic:
-            result = None  # no plan foresees noise
         else:
             tuning = (self.threshold(method, count),) if method.tunes else ()
             result = method.run(self.case, count, *tuning)
@@ -313,8 +309,7 @@ def run(settings: list[Setting], pictures: int, store: Store, folder: Path, argu
                 bar.set_description(str(setting))
                 bench = Bench(store, setting, seed, batch)
                 for place in places([setting]):
-                    once = place[2] is not None and place[2].kind == "oracle"  # every picture of it is searched for
-                    record = None if once and seed != REPORTING else bench.cell(place[2], place[1])
+                    record = bench.cell(place[2], place[1])
                     records[place] += [record] if record else []
                     bar.update()
                 rows = rows_of(records)

@@ -2,7 +2,7 @@
 
     python dev.py bench samplers                # docs/samplers.md, on reporting seeds
     python dev.py bench samplers --model unet   # docs/samplers-unet.md: a model that predicts noise
-    python dev.py bench samplers --tuning       # on tuning seeds, which the table in nodes/samplers.py was made by
+    python dev.py bench samplers --tuning       # on tuning seeds, which the table in nodes/samplers/table.py was made by
 
 Each sampler runs in full, with the node's defaults, with as many evaluations spent on fewer of its own steps, and
 as if it had no limit of its own: that row is what the table of samplers avoids.
@@ -19,9 +19,9 @@ from typing import Any
 from unittest.mock import patch
 
 from _embedded import REPORTING, TUNING, Case, Setting
-from spectrum_accelerate.nodes.attach import attach, attachment
-from spectrum_accelerate.nodes.samplers import IRREGULAR, SAMPLERS, STOCHASTIC, Sampler
-from spectrum_accelerate.nodes.settings import DEFAULTS, Settings
+from spectrum_accelerate.nodes.runtime import accelerate, attachment
+from spectrum_accelerate.nodes.samplers.table import IRREGULAR, REPLACES_NOISE, SAMPLERS, SamplerInfo
+from spectrum_accelerate.nodes.settings import Settings
 from tqdm import tqdm
 
 CASES = {"flux": (Setting(30, 3.0, 3.0), Setting(50, 1.0, 1.0)), "unet": (Setting(30, 3.0, None),)}
@@ -38,7 +38,7 @@ HEADER = """# How much of each sampler is forecast: {title}
 {batch} pictures, {model}; CPU, reporting seeds. *computed*: evaluations computed of all, with the node's defaults;
 *error*: of that run; *fewer steps*: of the same sampler with as many evaluations on fewer steps, the honest control
 (ancestral samplers draw another picture then: other steps, other noise; those of the dpmpp sde family the same one);
-*else*: the error with a third of the evaluations, which `nodes/samplers.py` prevents.
+*else*: the error with a third of the evaluations, which `nodes/samplers/table.py` prevents.
 
 Of samplers that add noise, the denoised latent is forecast, and fewer times than of others: their limits were chosen on
 tuning pictures (`--tuning`) so that results are nearer than those of fewer steps. lcm starts afresh at every step, and
@@ -51,7 +51,7 @@ TITLES = {
 }
 
 
-def names() -> Iterator[tuple[str, Sampler]]:
+def names() -> Iterator[tuple[str, SamplerInfo]]:
     """Samplers that evaluate the model at regular positions; variants for other devices and flows are left out."""
     for name, sampler in SAMPLERS.items():
         if sampler.obstacle != IRREGULAR and not name.endswith(("_gpu", "_RF")):
@@ -60,7 +60,7 @@ def names() -> Iterator[tuple[str, Sampler]]:
 
 def accelerated(case: Case, name: str, **changes: Any) -> tuple[float, int, int]:
     """Mean error, evaluations computed and evaluations in all."""
-    model = attach(case.model, Settings(**{**DEFAULTS, **changes}))
+    model = accelerate(case.model, Settings.of(**changes))
     error = case.errors(case.sample(model, sampler=WIDGET.get(name, name))).mean()
     attached = attachment(model)
     assert attached is not None
@@ -68,7 +68,7 @@ def accelerated(case: Case, name: str, **changes: Any) -> tuple[float, int, int]
     return float(error), trace.computed, len(trace.evaluations)
 
 
-def measure(setting: Setting, seed: int, name: str, sampler: Sampler) -> dict[str, Any]:
+def measure(setting: Setting, seed: int, name: str, sampler: SamplerInfo) -> dict[str, Any]:
     """One row of one setting."""
     case = Case(setting, seed, BATCH, sampler=WIDGET.get(name, name))
     error, computed, total = accelerated(case, name)
@@ -76,9 +76,9 @@ def measure(setting: Setting, seed: int, name: str, sampler: Sampler) -> dict[st
     if computed < total:
         steps = max(2, round((computed + sampler.stages - 1) / sampler.stages))
         row["fewer"] = float(case.errors(case.sample(case.model, steps, WIDGET.get(name, name))).mean())
-    noisy = sampler.noisy or sampler.obstacle == STOCHASTIC
+    noisy = sampler.noisy or sampler.obstacle == REPLACES_NOISE
     if noisy or sampler.obstacle:
-        free = replace(sampler, obstacle="", speedup=sys.float_info.max if noisy else math.inf)
+        free = replace(sampler, obstacle="", max_speedup=sys.float_info.max if noisy else math.inf)
         with patch.dict(SAMPLERS, {name: free}):
             row["else"] = accelerated(case, name, correct=not sampler.obstacle, evaluations=total // 3)[0]
     return row
