@@ -18,7 +18,7 @@ from spectrum_accelerate.nodes.samplers.signal import signal_for
 from spectrum_accelerate.nodes.samplers.table import SAMPLERS
 from spectrum_accelerate.nodes.settings import ADAPTIVE, Settings
 from spectrum_accelerate.spectrum_core import corrector as correction_module
-from spectrum_accelerate.spectrum_core.corrector import MOST, ORDER, SPREAD, Corrector, _solved, gain
+from spectrum_accelerate.spectrum_core.corrector import DATA_STD, MAX_RESPONSE, ORDER, Corrector, _solved, denoiser_gain
 from spectrum_accelerate.spectrum_core.forecast import Forecaster
 from spectrum_accelerate.spectrum_core.messages import Reason
 from toys import DETERMINISTIC, SAMPLINGS, sampler_object
@@ -190,11 +190,11 @@ LONG = (0, 1, 2, *range(5, 36, 3), 37, 39)
 
 
 @pytest.mark.parametrize("kind", ["flow", "noise"])
-def test_a_network_that_answers_as_is_supposed_raises_no_doubt(kind):
+def test_a_network_that_answers_as_is_supposed_raises_no_response_scale(kind):
     toy = Toy("euler", kind, answers=True, steps=40, path=waves(40))
     correction = toy.correction()
     assert off(toy.accelerated(correction, LONG)[-1], toy.full[-1]) < 1e-3
-    assert correction._doubt.tolist() == [1, 1]
+    assert correction._response_scale.tolist() == [1, 1]
 
 
 def test_a_network_that_answers_more_than_is_supposed_is_found_out(monkeypatch):
@@ -203,8 +203,8 @@ def test_a_network_that_answers_more_than_is_supposed_is_found_out(monkeypatch):
     toy.answer = [6 * response for response in toy.response]
     correction = toy.correction()
     found = toy.accelerated(correction, LONG)
-    assert (correction._doubt > 2).all()
-    monkeypatch.setattr(correction_module, "PACE", 0.0)
+    assert (correction._response_scale > 2).all()
+    monkeypatch.setattr(correction_module, "ADAPT_RATE", 0.0)
     fixed = toy.accelerated(toy.correction(), LONG)
     assert off(found[-1], toy.full[-1]) < 0.5 * off(fixed[-1], toy.full[-1])
 
@@ -217,11 +217,13 @@ def test_doubt_is_of_each_picture_and_has_an_end():
     doubts = []
     for step in range(12):
         sign = torch.tensor([(-1.0) ** min(step, 8), 1.0, 1.0]).reshape(3, 1, 1, 1)
-        correction._doubted(sign * innovation)
-        doubts.append([1.0, 1.0, 1.0] if correction._doubt is None else correction._doubt.tolist())
+        correction._adapt_response(sign * innovation)
+        doubts.append([1.0, 1.0, 1.0] if correction._response_scale is None else correction._response_scale.tolist())
     first, second, third = zip(*doubts, strict=True)
     assert set(second) == set(third) == {1.0}
-    assert first[0] == 1.0 < first[1] < first[2] < first[8] == MOST and 1 <= first[11] < first[10] < MOST
+    assert (
+        first[0] == 1.0 < first[1] < first[2] < first[8] == MAX_RESPONSE and 1 <= first[11] < first[10] < MAX_RESPONSE
+    )
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
@@ -240,30 +242,30 @@ def test_the_system_of_a_step_is_solved_for_each_picture(count):
 
 
 def test_guidance_takes_from_the_gain_where_there_is_noise():
-    guided = [gain(0.8, 0.2, guidance) for guidance in (1.0, 3.0, 5.0)]
-    assert guided[0] == gain(0.8, 0.2, 0.5) == gain(0.8, 0.2)
+    guided = [denoiser_gain(0.8, 0.2, guidance) for guidance in (1.0, 3.0, 5.0)]
+    assert guided[0] == denoiser_gain(0.8, 0.2, 0.5) == denoiser_gain(0.8, 0.2)
     assert guided[0] - guided[1] > 0 and guided[1] - guided[2] > 2 * (guided[0] - guided[1]), "ever more"
-    assert gain(0.0, 1.0, 7.0) == 1.0, "but not from a picture without noise"
+    assert denoiser_gain(0.0, 1.0, 7.0) == 1.0, "but not from a picture without noise"
 
 
 @pytest.mark.parametrize("flow", [True, False])
 def test_the_gain_has_the_limits_that_it_must(flow):
     scale = (lambda sigma: 1 - sigma) if flow else (lambda sigma: 1.0)
-    assert gain(0.0, 1.0) == 1.0, "without noise the latent is the picture"
-    assert gain(1e-4, scale(1e-4)) == pytest.approx(1.0, abs=1e-3)
+    assert denoiser_gain(0.0, 1.0) == 1.0, "without noise the latent is the picture"
+    assert denoiser_gain(1e-4, scale(1e-4)) == pytest.approx(1.0, abs=1e-3)
     if flow:
-        assert gain(1.0, 0.0) == 0.0, "noise alone tells nothing"
-        assert gain(0.0, 0.0) == 1.0
+        assert denoiser_gain(1.0, 0.0) == 0.0, "noise alone tells nothing"
+        assert denoiser_gain(0.0, 0.0) == 1.0
     else:
-        assert gain(1e6, 1.0) == pytest.approx(0.0, abs=1e-9)
-        assert gain(SPREAD, 1.0) == pytest.approx(0.5)
+        assert denoiser_gain(1e6, 1.0) == pytest.approx(0.0, abs=1e-9)
+        assert denoiser_gain(DATA_STD, 1.0) == pytest.approx(0.5)
     levels = [k / 50 for k in range(1, 50)] if flow else [0.03 * 1.2**k for k in range(45)]
     # In between it is the regression of the data on what is seen of them.
     data, fresh = torch.randn(2, 200_000, generator=torch.Generator().manual_seed(0))
-    data *= SPREAD
+    data *= DATA_STD
     for sigma in levels[::10]:
         a, seen = scale(sigma), scale(sigma) * data + sigma * fresh
-        assert gain(sigma, a) == pytest.approx(float((seen * data).mean() / (seen * seen).mean()), abs=0.01)
+        assert denoiser_gain(sigma, a) == pytest.approx(float((seen * data).mean() / (seen * seen).mean()), abs=0.01)
 
 
 def test_after_a_restart_it_knows_nothing_and_holds_nothing():
@@ -328,7 +330,7 @@ def told(monkeypatch):
 
         def spy(self, *args, original=original):
             change = original(self, *args)
-            seen = [*args, change, *(v for entry in self._recent.values() for v in vars(entry).values())]
+            seen = [*args, change, *(v for entry in self._entries.values() for v in vars(entry).values())]
             refs.extend(weakref.ref(v) for v in seen if isinstance(v, torch.Tensor))
             return change
 

@@ -7,15 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from spectrum_accelerate.nodes.settings import DEFAULTS, RAW_OUTPUT, Settings
+from spectrum_accelerate.nodes.runtime import accelerate
+from spectrum_accelerate.nodes.settings import RAW_OUTPUT, Settings
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
 import quality
 from _cases import SAMPLERS, Case, Setting, distances
 from _foreign import differences, evenly, hicache, taylor
-from _methods import METHODS, PAPER_FIT, extrapolate, official, paper_weights, tuned
+from _methods import METHODS, PAPER_FIT, extrapolate, official, tuned
 from _tables import GENERATED, OURS, ratio, tables
+
+pytestmark = pytest.mark.all  # they sample models for the sake of a bench
 
 UNEVEN = [0, 1, 2, 5, 9, 14]
 EVEN = [2, 6, 10, 14]
@@ -134,9 +137,10 @@ def test_stages_and_both_conditionings_are_counted(name, evaluations):
 def test_forecasting_the_guided_output_is_what_the_node_does_with_that_target():
     """Two ways to the same: weights on the guided output, and the node on each conditioning's own."""
     case = Case(Setting("flux", "euler", 8, 3.0, 3.0, (6,)), 7, 1)
-    settings = Settings(**{**DEFAULTS, **PAPER_FIT, **official(8, 6), "target": RAW_OUTPUT, "correct": False})
-    node = case.sample(attach(case.model, settings))
-    wrapper = extrapolate(case, settings.scheduled(()).plan(8), paper_weights(8))
+    settings = Settings.of(**{**PAPER_FIT, **official(8, 6), "target": RAW_OUTPUT, "correct": False})
+    node = case.sample(accelerate(case.model, settings))
+    weights = settings.forecaster().weights
+    wrapper = extrapolate(case, settings.schedule_for((1.0,) * 9).plan(8), lambda known, step: weights(known, step, 8))
     assert node[1] == wrapper[1] == 6
     assert distances(wrapper[0], node[0])[0] < 1e-4
 

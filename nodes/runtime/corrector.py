@@ -1,11 +1,11 @@
 """The corrector of a run: between ComfyUI's denoised latents and the variable that the core's corrector works in."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
 
-from ...spectrum_core.corrector import Corrector, gain
+from ...spectrum_core.corrector import Corrector, denoiser_gain
 from ..samplers.layout import Layout
 from ..samplers.linear_map import LinearMap
 from ..samplers.signal import Signal
@@ -19,9 +19,12 @@ class LatentCorrector:
         found: the sampler's linear map, in outputs of the signal.
         layout: of its evaluations.
         sampling: ComfyUI's model sampling.
+        parts: sizes of the parts of a latent that ComfyUI joins in one.
     """
 
-    def __init__(self, signal: Signal, found: LinearMap, layout: Layout, sampling: Any) -> None:
+    def __init__(
+        self, signal: Signal, found: LinearMap, layout: Layout, sampling: Any, parts: Sequence[int] = ()
+    ) -> None:
         self._signal, self._layout = signal, layout
         self._scale = 1.0  # of classifier-free guidance
         self._seen: Hashable = None
@@ -32,7 +35,11 @@ class LatentCorrector:
         def response(evaluation: int) -> float:
             sigma = levels[evaluation]
             # A denoised latent answers to noise, too, but by less than could be measured reliably.
-            return 0.0 if signal.denoised or not sigma else (1 - gain(sigma, data[evaluation], self._scale)) / sigma
+            return (
+                0.0
+                if signal.denoised or not sigma
+                else (1 - denoiser_gain(sigma, data[evaluation], self._scale)) / sigma
+            )
 
         self._corrector = Corrector(
             found.coefficients[:, 1:].numpy(),
@@ -41,6 +48,7 @@ class LatentCorrector:
             lambda known, step: signal.forecaster.weights(known, step, steps),
             signal.forecaster.window,
             order=signal.order,
+            parts=parts,
         )
 
     def apply(
@@ -64,7 +72,7 @@ class LatentCorrector:
 
         Returns:
             The denoised latent for the sampler; and, where a gap ended, by how much the latent had drifted through it,
-            relative to itself: float32 [batch] on the device.
+            relative to itself: float32 [batch * parts] on the device.
         """
         self._uncorrected = None
         if guidance != self._seen:

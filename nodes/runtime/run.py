@@ -9,7 +9,7 @@ Whatever fails in here, the run goes on as if the node were not there, and says 
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import Enum, auto
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,7 +21,7 @@ from comfy.model_management import OOM_EXCEPTION, InterruptProcessingException, 
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from comfy_execution.utils import get_executing_context
 
-from ...spectrum_core.estimate import ErrorEstimate
+from ...spectrum_core.estimate import ErrorEstimate, gaps
 from ...spectrum_core.messages import Message, Reason, Text, say
 from ...spectrum_core.readback import Delayed, Readback, Stopwatch
 from ...spectrum_core.trace import Evaluation, Trace
@@ -77,7 +77,9 @@ def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
     try:
         conds = _copied(getattr(guider, "conds", None))
         given = dict(zip(ARGUMENTS, args, strict=False)) | kwargs
-        run = SamplingRun(before["transformer_options"][KEY], guider, given["sampler"], given["sigmas"])
+        shapes = args[len(ARGUMENTS)] if len(args) > len(ARGUMENTS) else kwargs.get("latent_shapes")
+        parts = [math.prod(shape[1:]) for shape in shapes or ()]
+        run = SamplingRun(before["transformer_options"][KEY], guider, given["sampler"], given["sigmas"], parts)
         if given.get("callback") is not None:
             given["callback"] = previewed(given["callback"], run.shown)
         guider.model_options = comfy.model_patcher.create_model_options_clone(before)
@@ -113,9 +115,13 @@ class SamplingRun:
         guider: ComfyUI's guider.
         sampler: ComfyUI's sampler object.
         sigmas: the run's noise levels, shape [steps + 1].
+        parts: sizes of the parts of a latent that ComfyUI joins in one (video and audio).
     """
 
-    def __init__(self, attachment: Attachment, guider: Any, sampler: Any, sigmas: torch.Tensor) -> None:
+    def __init__(
+        self, attachment: Attachment, guider: Any, sampler: Any, sigmas: torch.Tensor, parts: Sequence[int] = ()
+    ) -> None:
+        self._parts = parts
         patcher, context = guider.model_patcher, get_executing_context()
         self._attachment, self._settings = attachment, attachment.settings
         self._guider: Any = guider
@@ -179,6 +185,9 @@ class SamplingRun:
         self.trace.outcome = outcome
         if outcome != "error":  # a broken device cannot be read
             self._learn(math.inf)
+            judged = {e.position for e in self.trace.evaluations if e.drift is not None}
+            if self.trace.error is not None:
+                self.trace.error = self._estimate.worst(gaps(self.trace.kinds, judged)[1])
             for record, stopwatch in zip(self.trace.evaluations, self._stopwatches, strict=False):
                 record.seconds = stopwatch.wait()
         self._evaluation = self._guider = None
@@ -265,7 +274,7 @@ class SamplingRun:
             self._signal, self._policy.steps, capacity, min(2, self._settings.warmup), self.trace.note
         )
         if self._settings.correct and found is not None:
-            self._corrector = LatentCorrector(self._signal, found, layout, self._sampling)
+            self._corrector = LatentCorrector(self._signal, found, layout, self._sampling, self._parts)
         target = self._signal.target
         self.trace.total, self.trace.target = layout.total, BLOCK_OUTPUT if target == AUTO else target
 
@@ -397,14 +406,19 @@ class SamplingRun:
             finite = [value for value in found if math.isfinite(value)]
             record.feature_error = max(finite) if finite else None
             if drift is not None:
-                drifts = drift.wait().double().numpy()
-                record.drift = float(drifts.max())
-                self._estimate.add(drifts)
-                self.trace.error = self._estimate.worst()
-            if self.trace.error is not None:
-                self._policy.drifted(self.trace.error)
+                self._judge(record, drift.wait().double().numpy())
             for before, change in changes:
                 self._policy.moved(step, before, float(change.wait().max()))
+
+    def _judge(self, record: Evaluation, drifts: Any) -> None:
+        """A gap has ended: what the final latent is expected to be off by, so far."""
+        record.drift = float(drifts.max())
+        found, _ = gaps(self.trace.kinds[: record.position] + "c", {record.position})
+        self._estimate.judged(drifts, found.get(record.position, 1))
+        error = self._estimate.worst()
+        # Of samplers that add noise, the true error is up to six times as large (docs/estimate.md).
+        self.trace.error = None if self._info.noisy else error
+        self._policy.drifted(error or 0.0)
 
     def _corrected(
         self, evaluation: EvaluationInProgress, x: torch.Tensor, timestep: torch.Tensor, denoised: torch.Tensor

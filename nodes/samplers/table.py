@@ -4,9 +4,9 @@ Whoever forecasts must know how many evaluations a step has and that each is one
 stages of a step (heun's predictor and corrector, say) are separate paths: each has its own histories, and a step is
 computed or forecast as a whole.
 
-Fresh noise at every step makes features rough, but the denoised latent hardly follows it: with samplers that add noise,
-the denoised latent is forecast. How often was chosen on the tuning pictures of the trained models (docs/samplers.md), so
-that results are nearer to the full run than those of fewer steps with as many evaluations.
+Fresh noise at every step makes features rough, but the denoised latent hardly follows it: with samplers that add
+noise, the denoised latent is forecast. How often was chosen on the tuning pictures of the trained models
+(docs/samplers.md), so that results are nearer to the full run than those of fewer steps with as many evaluations.
 """
 
 import math

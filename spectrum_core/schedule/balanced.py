@@ -98,8 +98,9 @@ def balanced(times: Sequence[float], count: int, warmup: int, tail: int) -> Plan
     """A plan of `count` steps, spent where features move.
 
     They lie at equal distances of `measure`: half of them are spread evenly over the steps, half evenly over the noise
-    that the steps take away, and gaps shrink toward the end. Whole steps cannot lie at equal distances; which of them are nearest is
-    decided so that gaps do not go up and down: polynomials through uneven points are worse on both sides.
+    that the steps take away, and gaps shrink toward the end. Whole steps cannot lie at equal distances; which of them
+    are nearest is decided so that gaps do not go up and down: polynomials through uneven points are worse on both
+    sides.
 
     Args:
         times: noise left at the start of each step and after the last one, from 1 (pure noise) to 0: shape [steps + 1].
