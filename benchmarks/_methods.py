@@ -208,7 +208,7 @@ def spectrum(changes: dict[str, Any], warmup: int, case: Case, count: int) -> Re
         return case.sample(accelerate(case.model, settings))
 
 
-def paper_weights(total: int, blend: float = 0.5) -> Weights:
+def paper_weights(blend: float = 0.5) -> Weights:
     """The official forecast as weights."""
     forecaster = Forecaster(4, 64, 0.1, blend, "paper")
     return lambda positions, target: forecaster.weights(positions, target, OFFICIAL_TOTAL)
@@ -221,7 +221,7 @@ def spectrum_on_output(case: Case, count: int) -> Result | None:
     if schedule is None or total < 50:
         return None
     plan = GrowingInterval(5, 0, schedule["skip_interval"], schedule["growth"]).plan(total)
-    return extrapolate(case, plan, paper_weights(total))
+    return extrapolate(case, plan, paper_weights())
 
 
 # ------------------------------------------------------------------------------------------------- the table

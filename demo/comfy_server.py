@@ -300,11 +300,10 @@ class ComfyServer:
         node_id, text = raw[8 : 8 + length], raw[8 + length :]
         return {"type": "progress_text", "data": {"node_id": node_id.decode(), "text": text.decode()}}
 
-    def progress_texts(self, node_id: str | None = None) -> list[str]:
-        """The progress texts shown so far, of one node or of all."""
+    def messages_of(self, kind: str) -> list[dict[str, Any]]:
+        """The messages of a type so far, as they came."""
         with self._news:
-            data = [message["data"] for message in self.messages if message["type"] == "progress_text"]
-        return [item["text"] for item in data if node_id in (None, item["node_id"])]
+            return [message["data"] for message in self.messages if message["type"] == kind]
 
     def node_seconds(self, prompt_id: str) -> dict[str, float]:
         """Seconds that each executed node of a finished prompt took, seen from here."""

@@ -14,7 +14,7 @@ PLAIN_PAPER = {"schedule": PAPER, "skip_interval": 2.0, "warmup": 1, "ridge": 0.
 
 
 def accelerated(model: Any, **changes: Any) -> Any:
-    """The MODEL with the paper's schedule and an exact fit, some values changed; with another schedule, its defaults."""
+    """The MODEL with the paper's schedule and an exact fit; or with the defaults of another; some values changed."""
     paper = changes.get("schedule", PAPER) == PAPER
     return accelerate(model, Settings.of(**(PLAIN_PAPER if paper else {}) | changes))
 

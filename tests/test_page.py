@@ -2,14 +2,15 @@
 
 import pytest
 from frontend import NAMES, Page, chromium, read
-from spectrum_accelerate.nodes.settings import DEFAULTS, SETTINGS
+from spectrum_accelerate.nodes.settings import ADAPTIVE, ADVANCED, COMMON, OWN, SCHEDULE
 
 from demo.comfy_server import ROOT
 from demo.workflow import to_prompt
 
 pytestmark = [pytest.mark.browser, pytest.mark.server]
 
-ACCELERATE, AUTO = "SpectrumAccelerate", "SpectrumAuto"
+ACCELERATE = "SpectrumAccelerate"
+EVENT = "spectrum_accelerate.run"
 
 
 @pytest.fixture(scope="module")
@@ -50,12 +51,25 @@ def test_widgets_are_in_order_with_their_defaults(page):
             app.rootGraph.add(node) }""",
         ACCELERATE,
     )
-    assert page.widgets(ACCELERATE) == DEFAULTS
-    assert list(page.widgets(ACCELERATE)) == [setting.name for setting in SETTINGS]
+    own = [f"schedule.{setting.name}" for setting in OWN[ADAPTIVE]]
+    names = [*(s.name for s in COMMON), SCHEDULE.name, *own, *(s.name for s in ADVANCED)]
+    shown = page.widgets(ACCELERATE)
+    assert [name for name in shown if name != "spectrum_chart"] == names
+    assert all(shown[setting.name] == setting.default for setting in (*COMMON, SCHEDULE, *ADVANCED))
+
+
+def test_a_schedule_brings_its_own_widgets_only(page):
+    for schedule, own in OWN.items():
+        page.set(ACCELERATE, schedule=schedule)
+        shown = [name for name in page.widgets(ACCELERATE) if name.startswith("schedule.")]
+        assert shown == [f"schedule.{setting.name}" for setting in own]
+        (inputs,) = [n["inputs"] for n in page.prompt().values() if n["class_type"] == ACCELERATE]
+        assert inputs["schedule"] == schedule
+        assert {name: inputs[name] for name in shown} == {f"schedule.{s.name}": s.default for s in own}
 
 
 def test_advanced_widgets_open_on_demand(page):
-    advanced = {setting.name for setting in SETTINGS if setting.advanced}
+    advanced = {setting.name for setting in ADVANCED}
     marked = page.page.evaluate(
         """kind => app.rootGraph.nodes.find(n => n.type == kind).widgets
             .filter(w => w.options?.advanced).map(w => w.name)""",
@@ -84,57 +98,53 @@ def test_the_prompt_of_every_workflow_is_the_one_that_we_convert(page, server):
         assert page.prompt() == to_prompt(read(name), info), name
 
 
-def test_a_run_shows_its_progress_and_its_summary_on_the_node(page):
+def chart(page):
+    """The chart of our node: what it says, whether it is old, and its height."""
+    return page.page.evaluate(
+        """kind => { const node = app.rootGraph.nodes.find(n => n.type == kind)
+            const root = node.widgets.find(w => w.name == "spectrum_chart").element
+            return {text: root.dataset.text, old: root.dataset.old, title: root.title, height: root.clientHeight} }""",
+        ACCELERATE,
+    )
+
+
+def wait_for_chart(page, text):
+    page.page.wait_for_function(
+        """([kind, text]) => app.rootGraph.nodes.find(n => n.type == kind).widgets
+            .find(w => w.name == "spectrum_chart").element.dataset.text?.includes(text)""",
+        arg=[ACCELERATE, text],
+        timeout=30_000,
+    )
+
+
+def test_a_run_is_drawn_on_the_node_and_stays(page):
+    """Through a change, which makes it old, and in the saved workflow."""
+    before = chart(page)["height"]
     page.set("KSampler", seed=300 + page.vue, cfg=1.5)
     page.queue()
     page.wait("execution_success")
-    page.page.get_by_text("of 12 evaluations computed").first.wait_for()
-    number = page.page.evaluate("kind => String(app.rootGraph.nodes.find(n => n.type == kind).id)", ACCELERATE)
-    texts = [detail["text"] for detail in page.seen("progress_text") if detail["nodeId"] == number]
-    assert texts[0] == "Spectrum █··········· 1/1"
-    assert texts[-1].startswith("Spectrum: 6 of 12 evaluations computed")
-    shown = page.page.evaluate("kind => app.rootGraph.nodes.find(n => n.type == kind).widgets.at(-1).value", ACCELERATE)
-    assert shown == texts[-1]
-    if page.vue:
-        assert texts[-1] in page.page.locator(f'[data-node-id="{number}"]').inner_text().replace("\n", " ")
+    wait_for_chart(page, "2.0x fewer")
+    shown = chart(page)
+    assert "off" in shown["text"] and shown["old"] == "false" and shown["height"] == before > 60
+    saved = page.page.evaluate("() => app.rootGraph.serialize()")
+    (node,) = [n for n in saved["nodes"] if n["type"] == ACCELERATE]
+    assert node["properties"]["spectrum"]["rows"][0]["state"]["kinds"].count("c") == 6
+    assert all(not isinstance(value, dict) for value in node["widgets_values"])
+    others = [n for n in saved["nodes"] if n["type"] != ACCELERATE]
+    assert not any("spectrum" in (n.get("properties") or {}) for n in others)
+    page.load(saved)
+    wait_for_chart(page, "2.0x fewer")
+    page.set(ACCELERATE, skip_interval=2.0)
+    page.page.wait_for_timeout(200)
+    assert page.widgets(ACCELERATE)["skip_interval"] == 2.0
 
 
-@pytest.fixture
-def auto(page):
-    """The page with the workflow that is told a goal."""
-    page.load(read("spectrum_auto"))
-    return page
-
-
-def inputs_of_auto(page):
-    (inputs,) = [node["inputs"] for node in page.prompt().values() if node["class_type"] == AUTO]
-    return {name: value for name, value in inputs.items() if name not in ("model", "plan")}
-
-
-@pytest.mark.parametrize(("goal", "default"), [("evaluations", 15), ("tolerance", 0.02)])
-def test_a_goal_shows_its_own_input_and_only_while_it_is_chosen(auto, goal, default):
-    shown = {name: value for name, value in auto.widgets(AUTO).items() if name.startswith("goal")}
-    assert shown == inputs_of_auto(auto) == {"goal": "balanced"}
-    auto.set(AUTO, goal=goal)
-    assert inputs_of_auto(auto) == {"goal": goal, f"goal.{goal}": default}
-    if auto.vue:
-        auto.select(AUTO)
-        number = auto.page.evaluate("kind => app.rootGraph.nodes.find(n => n.type == kind).id", AUTO)
-        names = auto.page.locator(f'[data-node-id="{number}"]').get_by_text(goal, exact=True)
-        names.nth(1).wait_for()  # what is chosen, and the input below
-    auto.set(AUTO, goal="balanced")
-    assert inputs_of_auto(auto) == {"goal": "balanced"}
-    assert f"goal.{goal}" not in auto.widgets(AUTO)
-    if auto.vue:
-        names.first.wait_for(state="detached")
-
-
-@pytest.mark.parametrize(("goal", "value"), [("evaluations", 21), ("tolerance", 0.05)])
-def test_a_saved_workflow_keeps_the_value_of_its_goal(auto, goal, value):
-    auto.set(AUTO, goal=goal)
-    auto.set(AUTO, **{f"goal.{goal}": value})
-    auto.load(auto.page.evaluate("() => app.rootGraph.serialize()"))
-    assert inputs_of_auto(auto) == {"goal": goal, f"goal.{goal}": value}
+def test_what_is_not_accelerated_says_why_on_the_node(page):
+    page.set("KSampler", seed=310 + page.vue, steps=4)
+    page.queue()
+    page.wait("execution_success")
+    wait_for_chart(page, "off: 4 steps are too few")
+    assert "use more steps" in chart(page)["title"]
 
 
 @pytest.mark.parametrize("kind", [ACCELERATE, "SpectrumReport"])

@@ -8,11 +8,12 @@ import urllib.request
 
 import pytest
 from PIL import Image
-from spectrum_accelerate.nodes.settings import BEFORE, SETTINGS
+from spectrum_accelerate.nodes.settings import ADVANCED, COMMON, OWN
 
 from demo.comfy_server import PACK, ROOT, PromptError, PromptInterrupted
 from demo.workflow import find_node, to_prompt, without_node
 
+EVENT = "spectrum_accelerate.run"
 WORKFLOW = ROOT / "demo" / "emoji_nodes" / "workflows" / "spectrum_demo.json"
 
 
@@ -67,34 +68,58 @@ def test_nodes_are_registered_with_their_widgets(server):
     assert node["display_name"] == "Spectrum Accelerate" and node["output"] == ["MODEL"]
     assert node["python_module"] == f"custom_nodes.{PACK}"
     inputs = node["input"]["required"] | node["input"]["optional"]
-    assert list(inputs) == ["model", *(s.name for s in SETTINGS), "plan"]
-    for setting in SETTINGS:
+    assert list(inputs) == ["model", *(s.name for s in COMMON), "schedule", *(s.name for s in ADVANCED)]
+    for setting in (*COMMON, *ADVANCED):
         _, options = inputs[setting.name]
         assert (options["default"], options["tooltip"]) == (setting.default, setting.tooltip)
-    assert info["SpectrumReport"]["output"] == ["STRING", "IMAGE"]
+    assert [choice["key"] for choice in inputs["schedule"][1]["options"]] == list(OWN)
+    assert info["SpectrumReport"]["output"] == ["STRING", "IMAGE"] and info["SpectrumReport"]["output_node"]
+    assert info["SpectrumCompare"]["output"] == ["IMAGE", "STRING"] and info["SpectrumCompare"]["output_node"]
 
 
 def test_node_help_is_served(server):
-    for node in ("SpectrumAccelerate", "SpectrumAuto", "SpectrumReport"):
+    for node in ("SpectrumAccelerate", "SpectrumReport", "SpectrumCompare"):
         with urllib.request.urlopen(f"{server.url}/extensions/{PACK}/docs/{node}.md") as answer:
             assert answer.read().strip()
+
+
+def messages(server, node, since=0):
+    """The chart's messages of a node."""
+    found = server.messages_of(EVENT)[since:]
+    return [data for data in found if data["node"] == node]
 
 
 def test_a_workflow_is_accelerated_and_says_so(server, edited):
     changed = edited("KSampler", seed=11)
     node = find_node(changed, "SpectrumAccelerate")
-    before = len(server.progress_texts(node))
+    before = len(server.messages_of(EVENT))
     outputs = server.queue(changed)
     report = trace(outputs, changed)
     assert (report["computed"], report["total"]) == (6, 12)
-    texts = server.progress_texts(node)[before:]
-    assert texts[0] == "Spectrum █··········· 1/1", texts
-    assert texts[-2] == "Spectrum █▁█▁▁█▁▁█▁██ 6/12"
-    summary = texts[-1]
-    assert summary.startswith("Spectrum: 6 of 12 evaluations computed (2.0x fewer), estimated error ")
-    assert summary in server.log_text()
+    states = [message["state"] for message in messages(server, node, before)]
+    last = states[-1]
+    assert last["outcome"] == "done" and last["kinds"] == report["kinds"] and last["total"] == 12
+    assert all(last["kinds"].startswith(state["kinds"]) for state in states)
+    assert last["error"] == pytest.approx(report["error"]) and last["off"] is None
+    assert report["summary"].startswith("Spectrum: 6 of 12 evaluations computed (2.0x fewer), estimated error ")
+    assert report["summary"] in server.log_text()
     text = outputs[find_node(changed, "SpectrumReport")]["text"][0]
-    assert text.startswith(summary) and report["prompt"] and report["node"] == find_node(changed, "KSampler")
+    assert text.startswith(report["summary"])
+    assert report["prompt"] and report["node"] == find_node(changed, "KSampler")
+
+
+def test_two_nodes_with_equal_settings_are_two_nodes(server, edited):
+    """A copied node, with a sampler of its own: each shows its own runs."""
+    changed = edited("KSampler", seed=12)
+    node, sampler = find_node(changed, "SpectrumAccelerate"), find_node(changed, "KSampler")
+    changed["901"] = copy.deepcopy(changed[node])
+    changed["902"] = copy.deepcopy(changed[sampler])
+    changed["902"]["inputs"].update(model=["901", 0], seed=13)
+    changed["903"] = {"class_type": "SpectrumReport", "inputs": {"model": ["901", 0], "latent": ["902", 0]}}
+    before = len(server.messages_of(EVENT))
+    server.queue(changed)
+    assert messages(server, node, before) and messages(server, "901", before)
+    assert {m["sampler_node"] for m in messages(server, "901", before)} == {"902"}
 
 
 def test_without_the_node_the_picture_is_the_same_before_and_after(server, plain, edited):
@@ -115,7 +140,9 @@ def test_the_report_shows_the_latest_run_only(server, edited):
     [
         ({"degree": 12}, ["degree", "Value 12 bigger than max of 8"]),
         ({"window": 1}, ["window", "Value 1 smaller than min of 2"]),
-        ({"target": "picture"}, ["target: 'picture' not in ['block output', 'model output']"]),
+        ({"target": "picture"}, ["target: 'picture' not in ['auto', 'block output', 'model output']"]),
+        ({"schedule": "best"}, ["schedule: use one of 'adaptive', 'paper', 'fixed interval'"]),
+        ({"schedule.evaluations": -1}, ["schedule.evaluations"]),
         ({"start_percent": 0.9, "end_percent": 0.1}, ["start_percent = 0.9 is not below end_percent = 0.1"]),
         ({"end_percent": 1.5}, ["end_percent = 1.5: use a number from 0 to 1"]),
     ],
@@ -134,65 +161,6 @@ def test_a_bad_value_from_another_node_is_an_error_at_the_node(server, edited):
     assert find_node(changed, "SpectrumAccelerate") in str(error.value)
 
 
-@pytest.fixture
-def told(edited):
-    """A function that gives the prompt with Spectrum Accelerate (Auto) instead, told a goal."""
-
-    def tell(**inputs):
-        changed = edited("KSampler", seed=61)
-        node = changed[find_node(changed, "SpectrumAccelerate")]
-        node.update(class_type="SpectrumAuto", inputs={"model": node["inputs"]["model"], **inputs})
-        return changed
-
-    return tell
-
-
-def test_every_goal_runs_and_asks_for_what_it_says(server, told):
-    goals = {
-        "quality": {},
-        "balanced": {},
-        "fast": {},
-        "tolerance": {"goal.tolerance": 0.03},
-        "evaluations": {"goal.evaluations": 7},
-    }
-    (_, options) = server.object_info()["SpectrumAuto"]["input"]["required"]["goal"]
-    assert {choice["key"] for choice in options["options"]} == set(goals)
-    computed = {}
-    for goal, value in goals.items():
-        prompt = told(goal=goal, **value)
-        report = trace(server.queue(prompt), prompt)
-        assert report["total"] == 12
-        computed[goal] = report["computed"]
-    assert 12 > computed["quality"] > computed["fast"]
-    assert computed["quality"] >= computed["balanced"] >= computed["tolerance"] >= computed["fast"]
-    assert computed["evaluations"] == 7
-
-
-@pytest.mark.parametrize(
-    ("inputs", "text"),
-    [
-        ({"goal": "evaluations", "goal.evaluations": 2}, "Value 2 smaller than min of 3: goal.evaluations"),
-        ({"goal": "tolerance", "goal.tolerance": 0}, "Value 0.0 smaller than min of 0.001: goal.tolerance"),
-        ({"goal": "evaluations"}, "Required input is missing: evaluations"),
-        ({"goal": "best"}, "goal: use one of 'balanced', 'quality', 'fast', 'evaluations', 'tolerance'"),
-    ],
-)
-def test_a_bad_goal_is_refused_at_the_node(server, told, inputs, text):
-    with pytest.raises(PromptError, match="SpectrumAuto") as error:
-        server.queue(told(**inputs))
-    assert text in str(error.value)
-
-
-def test_a_prompt_from_before_the_newer_widgets_is_valid(server, prompt, edited):
-    """Without any of them, and without those that came last only."""
-    for absent in (set(BEFORE), {"tolerance", "evaluations", "correct"}):
-        changed = edited("KSampler", seed=71 + len(absent))
-        inputs = changed[find_node(changed, "SpectrumAccelerate")]["inputs"]
-        for name in absent:
-            del inputs[name]
-        assert trace(server.queue(changed), changed)["computed"] < 12
-
-
 def test_a_report_beside_a_bypassed_node_says_so(server, edited):
     """Bypassing the node to compare must not break the workflow."""
     changed = without_node(edited("KSampler", seed=51), "SpectrumAccelerate")
@@ -206,12 +174,12 @@ def test_cancel_in_the_page_ends_the_run_and_leaves_the_model_as_it_was(server, 
     first = picture(server, server.queue(plain(41)), plain(41))
     slow = edited("KSampler", seed=41, steps=4000)
     node = find_node(slow, "SpectrumAccelerate")
-    before = len(server.progress_texts(node))
+    before = len(server.messages_of(EVENT))
     prompt_id = server.submit(slow)
-    while len(server.progress_texts(node)) < before + 8:
+    while len(messages(server, node, before)) < 4:
         time.sleep(0.05)
     server.interrupt()
     with pytest.raises(PromptInterrupted):
         server.wait(prompt_id)
-    assert server.progress_texts(node)[-1].startswith("Spectrum: interrupted after ")
+    assert messages(server, node, before)[-1]["state"]["outcome"] == "interrupted"
     assert picture(server, server.queue(plain(41, again=True)), plain(41)) == first
