@@ -55,9 +55,11 @@ class SpectrumAccelerate(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, start_percent: Any, end_percent: Any) -> bool | str:
+    def validate_inputs(cls, start_percent: Any, end_percent: Any, schedule: Any = None) -> bool | str:
         """What one widget cannot know; ComfyUI itself checks the range of each of the others."""
-        found = problems({"start_percent": start_percent, "end_percent": end_percent})
+        chosen = schedule.get(SCHEDULE.name) if isinstance(schedule, dict) else schedule
+        values = {"start_percent": start_percent, "end_percent": end_percent, SCHEDULE.name: chosen}
+        found = problems(values)
         return "\n".join(found) if found else True
 
     @classmethod

@@ -68,17 +68,19 @@ def gaps(kinds: str, judged: "set[int]") -> tuple[dict[int, int], list[int]]:
 
     >>> gaps("cffcfcff", {3})
     ({3: 2}, [1, 2])
+    >>> gaps("ccffcc", {5})
+    ({5: 2}, [])
     """
-    found: dict[int, int] = {}
-    others: list[int] = []
-    length = 0
-    for evaluation, kind in enumerate(kinds + "c"):
+    runs: list[tuple[int, int]] = []  # first evaluation of a gap, and the first one behind it
+    for evaluation, kind in enumerate(kinds):
         if kind == "f":
-            length += 1
-        elif length:
-            if evaluation in judged:
-                found[evaluation] = length
-            else:
-                others.append(length)
-            length = 0
-    return found, others
+            first = runs.pop()[0] if runs and runs[-1][1] == evaluation else evaluation
+            runs.append((first, evaluation + 1))
+    # The evaluation that ends a step knows the drift; it need not be the first one behind the gap.
+    found: dict[int, int] = {}
+    for evaluation in sorted(judged):
+        before = [run for run in runs if run[1] <= evaluation]
+        if before:
+            found[evaluation] = before[-1][1] - before[-1][0]
+            runs.remove(before[-1])
+    return found, [end - first for first, end in runs]

@@ -67,7 +67,7 @@ def test_nodes_are_registered_with_their_widgets(server):
     node = info["SpectrumAccelerate"]
     assert node["display_name"] == "Spectrum Accelerate" and node["output"] == ["MODEL"]
     assert node["python_module"] == f"custom_nodes.{PACK}"
-    inputs = node["input"]["required"] | node["input"]["optional"]
+    inputs = node["input"]["required"] | node["input"].get("optional", {})
     assert list(inputs) == ["model", *(s.name for s in COMMON), "schedule", *(s.name for s in ADVANCED)]
     for setting in (*COMMON, *ADVANCED):
         _, options = inputs[setting.name]
@@ -141,7 +141,7 @@ def test_the_report_shows_the_latest_run_only(server, edited):
         ({"degree": 12}, ["degree", "Value 12 bigger than max of 8"]),
         ({"window": 1}, ["window", "Value 1 smaller than min of 2"]),
         ({"target": "picture"}, ["target: 'picture' not in ['auto', 'block output', 'model output']"]),
-        ({"schedule": "best"}, ["schedule: use one of 'adaptive', 'paper', 'fixed interval'"]),
+        ({"schedule": "best"}, ["schedule", "use one of 'adaptive', 'paper', 'fixed interval'"]),
         ({"schedule.evaluations": -1}, ["schedule.evaluations"]),
         ({"start_percent": 0.9, "end_percent": 0.1}, ["start_percent = 0.9 is not below end_percent = 0.1"]),
         ({"end_percent": 1.5}, ["end_percent = 1.5: use a number from 0 to 1"]),
