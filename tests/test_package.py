@@ -146,11 +146,13 @@ def test_the_version_is_the_changelogs(project):
     assert headings[1] == project["project"]["version"]
 
 
+@pytest.mark.scan
 def test_the_scanners_find_nothing(packed):
     result = scan(packed)
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+@pytest.mark.scan
 def test_the_scanners_would_find_something(tmp_path):
     bad = pack(tmp_path / "custom_nodes")
     lines = (
