@@ -170,7 +170,9 @@ def draw_evaluations(file: Path, trace: Json) -> None:
     sigmas.plot(positions, [entry["sigma"] for entry in evaluations], color="#8892a0", linewidth=1)
     sigmas.set_ylabel("sigma", color="#8892a0")
     known = [entry for entry in evaluations if entry["feature_error"]]
-    bottom.plot([e["position"] for e in known], [100 * e["feature_error"] for e in known], "o-", color="#d4572a", markersize=4)
+    bottom.plot(
+        [e["position"] for e in known], [100 * e["feature_error"] for e in known], "o-", color="#d4572a", markersize=4
+    )
     bottom.set_ylim(bottom=0)
     bottom.set_ylabel("error of the forecast\nfeature (%, relative L2)", color="#d4572a")
     bottom.set_xlabel("evaluation")

@@ -39,6 +39,7 @@ class Text(Enum):
     OUTSIDE = "start_percent and end_percent leave no step to forecast; widen them"
     SAMPLER = 'sampler "{sampler}" {obstacle}'
     CONFLICT = "{other} is on the same MODEL; remove one of the two"
+    SWITCHED = "another pack replaces the model's {method} in each call, as caches do; remove one of the two"
     GRADIENTS = "gradients are on"
     UNSEEN = "the guider calls the model in a way that Spectrum cannot follow"
     TOO_SHORT = 'sampler "{sampler}" is unknown and the run ended before it was understood'

@@ -43,8 +43,8 @@ def test_a_wrong_row_falls_back_to_the_model_output(model, row, monkeypatch):
 def test_a_head_that_is_passed_twice_falls_back_to_the_model_output(model, monkeypatch):
     """Another pack calls the network several times in one call: which feature would be forecast?"""
     network = model.model.diffusion_model
-    original = network.forward_orig
-    monkeypatch.setattr(network, "forward_orig", lambda *a, **k: (original(*a, **k) + original(*a, **k)) / 2)
+    original = type(network).forward_orig
+    monkeypatch.setattr(type(network), "forward_orig", lambda *a, **k: (original(*a, **k) + original(*a, **k)) / 2)
     fast = accelerated(model, **SETTINGS)
     result = FLUX.sample(fast, steps=12)
     (trace,) = runs(fast)
@@ -55,7 +55,7 @@ def test_a_head_that_is_passed_twice_falls_back_to_the_model_output(model, monke
 def test_a_patch_behind_the_blocks_is_noticed(model, monkeypatch):
     """Another pack changes what happens between the last block and the head: the self-test sees it."""
     network = model.model.diffusion_model
-    original = network.forward_orig
+    original = type(network).forward_orig
     state = {}
 
     def changed(*args, **kwargs):
@@ -66,7 +66,7 @@ def test_a_patch_behind_the_blocks_is_noticed(model, monkeypatch):
         state["block"] = output.mean()
 
     handle = network.single_blocks[-1].register_forward_hook(remember)
-    monkeypatch.setattr(network, "forward_orig", changed)
+    monkeypatch.setattr(type(network), "forward_orig", changed)
     fast = accelerated(model, **SETTINGS)
     FLUX.sample(fast, steps=12)
     handle.remove()

@@ -22,6 +22,7 @@ from ..models.rows import ConditioningHistory, Identity, Key, RowsError, forecas
 from ..models.taps import Features, TapError, TappedModel
 from ..samplers.signal import Signal
 from ..settings import AUTO, DENOISED_LATENT, RAW_OUTPUT
+from .conflicts import foreign_forward, replaced_methods
 from .evaluation import EvaluationInProgress
 
 HOLD_LAST = Forecaster(degree=1, window=1, ridge=0.0)
@@ -50,11 +51,21 @@ class FeatureForecaster:
         capacity: how many computed steps a history holds at most.
         enough: how many computed steps a forecast needs.
         note: gets what the user should know.
+        replaced: methods of the network that were replaced before the run.
     """
 
-    def __init__(self, signal: Signal, total: int, capacity: int, enough: int, note: Callable[[Message], None]) -> None:
+    def __init__(
+        self,
+        signal: Signal,
+        total: int,
+        capacity: int,
+        enough: int,
+        note: Callable[[Message], None],
+        replaced: frozenset[str] = frozenset(),
+    ) -> None:
         self._signal, self._total = signal, total
         self._capacity, self._enough, self._note = capacity, enough, note
+        self._replaced = replaced
         self._tapped: dict[Identity, TappedModel] = {}
         self._histories: dict[Key, ConditioningHistory] = {}
         self._tested: set[Key] = set()
@@ -63,6 +74,7 @@ class FeatureForecaster:
         self._computed_last = -1
         self._lock = threading.Lock()
         self.self_test: float | None = None
+        self.fallback = False  # to the model output, since the first call
 
     @property
     def nbytes(self) -> int:
@@ -91,8 +103,14 @@ class FeatureForecaster:
         Raises:
             BeginAgain: if the evaluation must be computed from its beginning.
         """
+        switched = replaced_methods(raw_network(base_model)) - self._replaced
+        if switched:  # a cache: it decides what is computed, and what it keeps must not come from a forecast
+            evaluation.failure = say(Text.SWITCHED, method=min(switched))
+            if evaluation.forecast:
+                evaluation.compute(Reason.OFF)
+            return full()
         try:
-            tapped = self._tapped_model(base_model)
+            tapped = self._tapped_model(base_model, options)
             row = tapped.architecture
             found = history_keys(base_model, x, options, evaluation.occurrences, row.rows_by_call, evaluation.controls)
         except RowsError:
@@ -267,13 +285,18 @@ class FeatureForecaster:
             return None
         return TapError(f"difference {difference:.1e}")
 
-    def _tapped_model(self, base_model: Any) -> TappedModel:
+    def _tapped_model(self, base_model: Any, options: dict[str, Any]) -> TappedModel:
         """How to call a base model; decided at its first call."""
         key = Identity(base_model)
         with self._lock:
             tapped = self._tapped.get(key)
             if tapped is None:
                 row = self._row(base_model)
+                foreign = None if row in WHOLE_MODEL_TARGETS else foreign_forward(raw_network(base_model), options)
+                if foreign is not None:
+                    row = MODEL_OUTPUT
+                    self.fallback = True
+                    self._note(say(Text.FALLBACK, problem=foreign))
                 tapped = Discovery(base_model, self._note) if row is None else TappedModel(base_model, row)
                 self._tapped[key] = tapped
         return tapped

@@ -41,7 +41,7 @@ from ..samplers.signal import signal_for
 from ..samplers.table import SamplerInfo
 from ..settings import ADAPTIVE, AUTO, BLOCK_OUTPUT, RAW_OUTPUT
 from .attachment import KEY, Attachment
-from .conflicts import conflict
+from .conflicts import conflict, replaced_methods
 from .corrector import LatentCorrector, previewed
 from .evaluation import BeginAgain, EvaluationInProgress
 from .features import FeatureForecaster, failure, raw_network
@@ -271,7 +271,12 @@ class SamplingRun:
         self._policy = Policy(schedule, self._sigmas, self._span, guarded)
         capacity = min(self._signal.forecaster.window, max(1, len(self._policy.planned())))
         self._features = FeatureForecaster(
-            self._signal, self._policy.steps, capacity, min(2, self._settings.warmup), self.trace.note
+            self._signal,
+            self._policy.steps,
+            capacity,
+            min(2, self._settings.warmup),
+            self.trace.note,
+            replaced_methods(raw_network(self._guider.model_patcher.model)),
         )
         if self._settings.correct and found is not None:
             self._corrector = LatentCorrector(self._signal, found, layout, self._sampling, self._parts)
@@ -444,6 +449,8 @@ class SamplingRun:
             self._disable(evaluation.failure)
         if self._phase is Phase.FORECASTING:
             self.trace.self_test = self._features.self_test
+            if self._features.fallback:
+                self.trace.target = RAW_OUTPUT
             if record.reason is not None and evaluation.stage == 0:
                 self._policy.computed(evaluation.step, record.reason)
             if self._layout.ends(record.position) and self._features.end(evaluation):
