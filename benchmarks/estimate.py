@@ -1,4 +1,4 @@
-"""Is the estimated error true? Estimate and truth of each picture, over models, samplers, guidance and enlarged latents.
+"""Is the estimated error true? Estimate and truth of each picture, over models, samplers, guidance and largeness.
 
 python dev.py bench estimate            # docs/estimate.md, on reporting seeds
 python dev.py bench estimate --tuning   # on tuning seeds, which REMAINING was chosen on
@@ -27,14 +27,15 @@ SETTINGS = ((20, 1.0), (30, 3.0))
 
 HEADER = """# The estimated error
 
-`python dev.py bench estimate`: the error that the node estimates for the worst picture of a run, against the true one, the
-relative L2 distance of its final latent to the full run's. Runs of one picture, reporting seeds, trained tiny models, CPU;
-k as in [schedules.md](schedules.md). *within 2x*: share of pictures whose true error is between half and twice the estimate.
+`python dev.py bench estimate`: the error that the node estimates for the worst picture of a run, against the true one,
+the relative L2 distance of its final latent to the full run's. Runs of one picture, reporting seeds, trained tiny
+models, CPU; k as in [schedules.md](schedules.md). *within 2x*: share of pictures whose true error is between half and
+twice the estimate.
 
 {table}
 
-The estimate foresees no picture that turns into another one. The Flux, which has memorised its 64 pictures, does that: its
-errors are either far below the estimate or far above it. With samplers that add noise, a picture may turn by the noise
+The estimate foresees no picture that turns into another one. The Flux, which has memorised its 64 pictures, does that:
+its errors are either far below the estimate or far above it. With samplers that add noise, a picture may turn by the noise
 alone; there the node says that the error is not known, as it does without correction.
 """
 

@@ -2,7 +2,7 @@
 
     python dev.py bench samplers                # docs/samplers.md, on reporting seeds
     python dev.py bench samplers --model unet   # docs/samplers-unet.md: a model that predicts noise
-    python dev.py bench samplers --tuning       # on tuning seeds, which the table in nodes/samplers/table.py was made by
+    python dev.py bench samplers --tuning       # on tuning seeds, which nodes/samplers/table.py was made by
 
 Each sampler runs in full, with the node's defaults, with as many evaluations spent on fewer of its own steps, and
 as if it had no limit of its own: that row is what the table of samplers avoids.

@@ -190,9 +190,10 @@ def main() -> None:
 HEADER = """# Where evaluations are spent
 
 `python dev.py bench schedules`: relative L2 distance of the final latent to the full run of 20, 30 or 50 Euler steps,
-mean of {pictures} pictures (median), reporting seeds, trained tiny models (`demo/model`), CPU, one thread. k: the latents are k
-times as large, so that the model decides its picture earlier; the published change of large models from step to step
-looks like k = 3 to 15 (`benchmarks/_enlarged.py` says how). Every schedule computes the same number of evaluations.
+mean of {pictures} pictures (median), reporting seeds, trained tiny models (`demo/model`), CPU, one thread. k: the
+latents are k times as large, so that the model decides its picture earlier; the published change of large models from
+step to step looks like k = 3 to 15 (`benchmarks/_enlarged.py` says how). Every schedule computes the same number of
+evaluations.
 
 * *adaptive*: the default. It computes the first two steps, sees how fast the model moves, and places the rest.
 * *by noise*: a plan made beforehand that follows the noise; it does not know the model.
