@@ -35,8 +35,8 @@ twice the estimate.
 {table}
 
 The estimate foresees no picture that turns into another one. The Flux, which has memorised its 64 pictures, does that:
-its errors are either far below the estimate or far above it. With samplers that add noise, a picture may turn by the noise
-alone; there the node says that the error is not known, as it does without correction.
+its errors are either far below the estimate or far above it. With samplers that add noise, a picture may turn by the
+noise alone; there the node says that the error is not known, as it does without correction.
 """
 
 

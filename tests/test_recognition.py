@@ -84,7 +84,7 @@ def test_functions_of_the_model_that_see_the_unguided_output_are_none_of_the_sam
     patched.set_model_sampler_post_cfg_function(lambda args: args["denoised"])
     fast = accelerated(patched, warmup=2, tail=2)
     sample(fast, renamed("euler_ancestral"), cfg=3.0)
-    assert runs(fast)[0].forecast == STEP_COUNT // 5
+    assert 1 < runs(fast)[0].forecast <= STEP_COUNT // 5
 
 
 def test_a_sampler_that_turns_out_to_add_noise_may_leave_nothing_to_forecast(model):
@@ -109,7 +109,7 @@ def test_with_noise_the_widgets_of_the_fit_change_nothing(model, name):
         {"skip_interval": 8.0},
     ):
         assert torch.equal(outcome(**widget), plain), widget
-    for widget in ({"correct": False}, {"tail": 6}, {"skip_interval": 1.1}, {"evaluations": 18}):
+    for widget in ({"correct": False}, {"tail": 10}, {"skip_interval": 1.1}, {"evaluations": 18}):
         assert not torch.equal(outcome(**widget), plain), widget
 
 

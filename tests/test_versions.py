@@ -117,7 +117,7 @@ def missing(source: str) -> list[str]:
     return problems
 
 
-FILES = sorted((ROOT / "nodes").glob("*.py"))
+FILES = sorted((ROOT / "nodes").rglob("*.py"))
 
 
 @pytest.mark.parametrize("file", [ROOT / "__init__.py", *FILES], ids=lambda file: file.name)
