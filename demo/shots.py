@@ -19,9 +19,10 @@ sys.path.append(str(ROOT / "tests"))
 from frontend import Page, chromium, read
 
 DEMO = "spectrum_demo"
-PAGE = (1400, 700)
+PAGE = (1400, 520)
+SHOWN = ("Spectrum Accelerate", "Sampling", "Result")
 FRAME = 20.0  # around what is shown, in the workflow's own units
-GRAPH = '#graph-canvas, [data-testid="transform-pane"], [data-testid="transform-pane"] *'
+GRAPH = '#graph-canvas, [data-testid="transform-pane"], [data-testid="transform-pane"] *, .dom-widget, .dom-widget *'
 ALONE = f"body * {{ visibility: hidden }} body :is({GRAPH}) {{ visibility: visible !important }}"
 VIEW = """([left, top, scale, style]) => { const { ds } = app.canvas, sheet = new CSSStyleSheet()
     sheet.replaceSync(style); document.adoptedStyleSheets = [sheet]
@@ -53,11 +54,11 @@ def main() -> int:
     """Draw all."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     with tempfile.TemporaryDirectory() as base, ComfyServer(Path(base)) as server, chromium() as browser:
-        page = Page(browser, server, vue=True)
+        page = Page(browser, server, vue=False)
         page.load(read(DEMO))
         page.queue()
         page.wait("execution_success", 300)
-        shoot(page, frame(DEMO), PAGE).quantize(256).save(ROOT / "docs" / "images" / "page.png", optimize=True)
+        shoot(page, frame(DEMO, *SHOWN), PAGE).quantize(256).save(ROOT / "docs" / "images" / "page.png", optimize=True)
     log.info("docs/images/page.png")
     return 0
 
