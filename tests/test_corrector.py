@@ -400,7 +400,8 @@ def test_samplers_that_add_noise_come_nearer_than_with_fewer_steps(name, load):
     near = sample(fast, name, pictures=6)
     (trace,) = runs(fast)
     steps = math.ceil(trace.computed / row.stages)
-    assert trace.forecast > 0 and steps == math.ceil(20 / row.max_speedup) and trace.error is not None
+    assert trace.forecast > 0 and steps == math.ceil(20 / row.max_speedup)
+    assert trace.error is None, "with noise it is not known"
     fewer = sample(plain, name, steps=steps, pictures=6)
     ratios = [distance(a, c) / distance(b, c) for a, b, c in zip(near, fewer, full, strict=True)]
     assert math.prod(ratios) ** (1 / len(ratios)) < 0.7, ratios
