@@ -23,6 +23,7 @@ itself, which fresh noise changes little, and gaps are interpolated by straight 
 Everything is done for each picture by itself. Nothing here waits for the device.
 """
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -83,10 +84,11 @@ def denoiser_gain(sigma: float, scale: float, guidance: float = 1.0) -> float:
 
 @dataclass
 class _Output:
-    """One evaluation: the output that the sampler was given, and the best estimate of it now."""
+    """One evaluation: the output that the sampler was given, the best estimate of it now, and where it counts."""
 
     applied: torch.Tensor
     estimate: torch.Tensor
+    mask: torch.Tensor | None = None
 
 
 class Corrector:
@@ -95,7 +97,8 @@ class Corrector:
     Args:
         map: coefficient of each output in the latent that each evaluation begins with, and, last, in the final latent:
             float64 [evaluations + 1, evaluations].
-        stages: evaluations of a step; the last step may have only one.
+        starts: the first evaluation of each step, ascending from 0. Steps that are forecast have the same number of
+            evaluations, or fewer at the end.
         response: evaluation -> change of an output with its latent, (1 - kappa) / sigma, as it is now.
         weights: of the run's forecasts; positions are steps.
         held: how many computed steps a forecast uses at most.
@@ -106,7 +109,7 @@ class Corrector:
     def __init__(
         self,
         map: Array,
-        stages: int,
+        starts: Sequence[int],
         response: Callable[[int], float],
         weights: Weights,
         held: int = ORDER + 1,
@@ -114,10 +117,10 @@ class Corrector:
         parts: Sequence[int] = (),
     ) -> None:
         self._parts = tuple(parts)
-        self._map, self._stages, self._response = map, stages, response
+        self._map, self._starts, self._response = map, tuple(starts), response
         self._weights, self._held = weights, max(held, order + 1)
         self._order, self._between = order, between(order)
-        self._memory_steps = _memory_steps(map, stages)
+        self._memory_steps = _memory_steps(map, self._starts)
         self._known: dict[int, list[torch.Tensor]] = {}  # computed step -> what its outputs would have been, by stage
         self._revisions: dict[
             int, list[torch.Tensor | None]
@@ -140,14 +143,15 @@ class Corrector:
         drift, self._drift = self._drift, None
         return drift
 
-    def forecast(self, evaluation: int, output: torch.Tensor) -> torch.Tensor | None:
+    def forecast(self, evaluation: int, output: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor | None:
         """What to add to a forecast output before the sampler gets it; None for nothing.
 
         Args:
             evaluation: its number in the run.
             output: the output d, shape [batch, ...].
+            mask: share of the output that reaches the sampler, from 0 to 1, like `output`; None for all of it.
         """
-        step, stage = divmod(evaluation, self._stages)
+        step, stage = self._place(evaluation)
         known = [k for k in self._known if len(self._known[k]) > stage]
         if not known:
             return None
@@ -158,22 +162,25 @@ class Corrector:
             if revision is not None and weight:
                 estimate = estimate + float(weight) * revision.nan_to_num()
         applied = self._inject(evaluation, estimate, None)
-        self._entries[evaluation] = _Output(applied if self._memory_steps else estimate, estimate)
+        self._entries[evaluation] = _Output(applied if self._memory_steps else estimate, estimate, mask)
         return None if applied is output else applied - output
 
-    def computed(self, evaluation: int, output: torch.Tensor, latent: torch.Tensor) -> torch.Tensor | None:
+    def computed(
+        self, evaluation: int, output: torch.Tensor, latent: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> torch.Tensor | None:
         """What to add to a computed output before the sampler gets it; None for nothing.
 
         Args:
             evaluation: its number in the run.
             output: the output d, shape [batch, ...].
             latent: x, of the same shape.
+            mask: share of the output that reaches the sampler, from 0 to 1, like `output`; None for all of it.
         """
-        step = evaluation // self._stages
-        self._entries[evaluation] = _Output(output, output)
+        step, stage = self._place(evaluation)
+        self._entries[evaluation] = _Output(output, output, mask)
         if not self._ends(evaluation):
             return None
-        first = step * self._stages
+        first = evaluation - stage
         outputs = [self._entries[e].applied for e in range(first, evaluation + 1)]
         gap = self._gap(first)
         residual = self._correct_gap(step, outputs, gap, latent) if gap else self._store(step, outputs, outputs)
@@ -186,7 +193,12 @@ class Corrector:
 
     def _ends(self, evaluation: int) -> bool:
         """Whether an evaluation is the last one of its step."""
-        return evaluation % self._stages == self._stages - 1 or evaluation == self._map.shape[1] - 1
+        return evaluation + 1 in self._starts or evaluation == self._map.shape[1] - 1
+
+    def _place(self, evaluation: int) -> tuple[int, int]:
+        """Step of an evaluation, and its stage within the step."""
+        step = bisect_right(self._starts, evaluation) - 1
+        return step, evaluation - self._starts[step]
 
     def _gap(self, first: int) -> list[int]:
         """The evaluations before `first` that computed points now lie on both sides of, and did not for so long: all
@@ -195,17 +207,19 @@ class Corrector:
         return [
             e
             for e in self._entries
-            if steps and steps[0] * self._stages < e < first and e // self._stages not in self._known
+            if steps and self._starts[steps[0]] < e < first and self._place(e)[0] not in self._known
         ]
 
     def _correct_gap(
         self, step: int, outputs: list[torch.Tensor], gap: list[int], latent: torch.Tensor
     ) -> torch.Tensor | None:
         """Interpolate a gap. Returns the residual: what that changes of the latent after this step."""
-        first, count = step * self._stages, len(outputs)
-        gap = [e for e in gap if e % self._stages < count]  # the last step may lack stages
+        first, count = self._starts[step], len(outputs)
+        stages = {e: self._place(e)[1] for e in gap}
         points = [*sorted(self._known)[-self._order :], step]
-        weights = {e: self._between.weights(points, e // self._stages, self._map.shape[1]) for e in gap}
+        fewest = min(len(self._known[k]) for k in points[:-1])
+        gap = [e for e in gap if stages[e] < min(count, fewest)]  # the first and the last step may lack stages
+        weights = {e: self._between.weights(points, self._place(e)[0], self._map.shape[1]) for e in gap}
         # Latents were off by delta_e = sum_j M_ej (believed_j before - now), which holds the outputs to be found.
         response = [self._response(first + row) for row in range(count)]
         off: list[torch.Tensor] = []
@@ -217,15 +231,18 @@ class Corrector:
                 coupling[row, stage] -= response[row] * self._map[e, first + stage]
                 terms.append((float(self._map[e, first + stage]), outputs[stage]))
             for j in gap:
-                coupling[row, j % self._stages] -= response[row] * self._map[e, j] * weights[j][-1]
+                coupling[row, stages[j]] -= response[row] * self._map[e, j] * weights[j][-1]
             for index, k in enumerate(points[:-1]):
                 for stage, value in enumerate(self._known[k]):
-                    share = sum(self._map[e, j] * weights[j][index] for j in gap if j % self._stages == stage)
+                    share = sum(self._map[e, j] * weights[j][index] for j in gap if stages[j] == stage)
                     terms.append((-float(share), value))
             total = _sum(terms)
             off.append(torch.zeros_like(outputs[0]) if total is None else total)
         scale = torch.ones(len(latent), device=latent.device) if self._response_scale is None else self._response_scale
         scale = scale.to(latent.dtype).reshape(-1, *[1] * (latent.ndim - 1))
+        opened, kept = self._opened([*gap, first + count - 1])
+        if opened is not None:
+            scale = scale * opened
         plain = [o - response[row] * scale * d for row, (o, d) in enumerate(zip(outputs, off, strict=True))]
         found = _solved(coupling, scale, plain, outputs)
         prior = self._prior(step)
@@ -239,16 +256,37 @@ class Corrector:
         for j in gap:
             entry = self._entries[j]
             share = float(self._map[first, j] * weights[j][-1])
-            drift = drift - share * found[j % self._stages]
-            now = _total((float(w), value[j % self._stages]) for w, value in zip(weights[j], values, strict=True))
+            drift = drift - share * found[stages[j]]
+            now = _total((float(w), value[stages[j]]) for w, value in zip(weights[j], values, strict=True))
             change = torch.where(finite, now - entry.estimate, torch.zeros_like(now))
+            if kept is not None:
+                change = change * kept
             residual.append((float(self._map[first, j]), change))
             entry.estimate = entry.estimate + change
             if not self._memory_steps:
                 entry.applied = entry.estimate
+        if opened is not None:
+            drift = drift * opened
         self._drift = _norms(drift, self._parts) / _norms(latent, self._parts).clamp_min(1e-12)
         rest = self._store(step, outputs, found)
         return _sum([*residual, *([(1.0, rest)] if rest is not None else [])])
+
+    def _opened(self, evaluations: Sequence[int]) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """How much of the errors of a gap reached the latent, and where the latent is to be corrected for them.
+
+        What a mask hid from the sampler is not corrected: where the mask opened during the gap, nothing is, and where
+        it is the same all the time, everything.
+
+        Args:
+            evaluations: of the gap and, last, the computed one that ends it.
+        """
+        masks = [mask for e in evaluations if (mask := self._entries[e].mask) is not None]
+        if not masks:
+            return None, None
+        least, now = masks[0], masks[-1]
+        for mask in masks[1:]:
+            least = torch.minimum(least, mask)
+        return least * now, torch.where(now > 1e-3, least / now.clamp_min(1e-3), 0.0)
 
     def _prior(self, step: int) -> torch.Tensor | None:
         """What the earlier outputs foretell of a step's first evaluation."""
@@ -268,14 +306,14 @@ class Corrector:
 
     def _store(self, step: int, outputs: list[torch.Tensor], found: list[torch.Tensor]) -> torch.Tensor | None:
         """Keep a computed step. Returns the residual of its earlier stages, which the sampler got as they came."""
-        first, after = step * self._stages, step * self._stages + len(outputs)
+        first, after = self._starts[step], self._starts[step] + len(outputs)
         same = found is outputs
         self._known[step] = found
         self._revisions[step] = [None if same else new - old for new, old in zip(found, outputs, strict=True)]
         while len(self._known) > self._held:
             oldest = min(self._known)
             del self._known[oldest], self._revisions[oldest]
-        kept = min(sorted(self._known)[-self._order :][0], step - self._memory_steps) * self._stages
+        kept = self._starts[max(0, min(sorted(self._known)[-self._order :][0], step - self._memory_steps))]
         self._entries = {e: entry for e, entry in self._entries.items() if e >= kept}
         residual: list[tuple[float, torch.Tensor]] = []
         for stage, value in enumerate(found):
@@ -294,7 +332,7 @@ class Corrector:
         """
         if not self._ends(evaluation):
             return estimate
-        first, after = evaluation - evaluation % self._stages, evaluation + 1
+        first, after = evaluation - self._place(evaluation)[1], evaluation + 1
         terms = [(1.0, residual)] if residual is not None else []
         for j, entry in self._entries.items():
             change = float(self._map[after, j] - self._map[first, j])
@@ -304,12 +342,12 @@ class Corrector:
         return estimate if total is None or abs(share) < 1e-6 else estimate + total / share
 
 
-def _memory_steps(map: Array, stages: int) -> int:
+def _memory_steps(map: Array, starts: Sequence[int]) -> int:
     """Steps for which an output goes on to move latents after its own step: 0 for samplers without a memory."""
-    starts = map[[*range(0, len(map) - 1, stages), len(map) - 1]]
-    moves = np.abs(np.diff(starts, axis=0)) > 1e-6 * np.abs(map).max()
+    moves = np.abs(np.diff(map[[*starts, len(map) - 1]], axis=0)) > 1e-6 * np.abs(map).max()
     steps, outputs = np.nonzero(moves)
-    return int(min(MEMORY, (steps - outputs // stages).max(initial=0)))
+    own = np.searchsorted(starts, outputs, side="right") - 1
+    return int(min(MEMORY, (steps - own).max(initial=0)))
 
 
 def _sum(terms: Iterable[tuple[float, torch.Tensor]]) -> torch.Tensor | None:

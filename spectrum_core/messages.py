@@ -15,7 +15,9 @@ class Reason(Enum):
     TAIL = "tail"
     BEFORE_START = "before start_percent"
     AFTER_END = "after end_percent"
+    IRREGULAR = "a step with another number of evaluations"
     PROBING = "watching an unknown sampler"
+    MOVED = "a call that sees another part of the latent"
     NO_HISTORY = "a conditioning without enough history"
     ERROR_LIMIT = "estimated error too high"
     BEYOND = "more evaluations than steps"
@@ -32,7 +34,7 @@ class Text(Enum):
 
     # why nothing is accelerated
     NEVER = "{widget} = 1 computes every step; raise it to accelerate"
-    TOO_FEW_STEPS = "{steps} steps are too few: at least {least} are computed; use more steps"
+    TOO_FEW_STEPS = "{steps} steps in one call of the sampler are too few: {least} are always computed; use more steps"
     ALL_COMPUTED = (
         "{steps} steps are too few for warmup = {warmup} and tail = {tail}; use more steps or lower these widgets"
     )
@@ -40,6 +42,10 @@ class Text(Enum):
     SAMPLER = 'sampler "{sampler}" {obstacle}'
     CONFLICT = "{other} is on the same MODEL; remove one of the two"
     SWITCHED = "another pack replaces the model's {method} in each call, as caches do; remove one of the two"
+    BANK = "{bank} keeps values of every step, so every step is computed"
+    MOVING = "another pack changes from step to step which part of the latent a call gets"
+    ANSWERED = "another pack answered a step without calling the model, as caches do; remove one of the two"
+    DISCONTINUED = "forecasts missed the model's features by more than half, twice in a row"
     GRADIENTS = "gradients are on"
     UNSEEN = "the guider calls the model in a way that Spectrum cannot follow"
     TOO_SHORT = 'sampler "{sampler}" is unknown and the run ended before it was understood'

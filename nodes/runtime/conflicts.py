@@ -6,6 +6,7 @@ from typing import Any
 from comfy.patcher_extension import WrappersMP
 
 from ...spectrum_core.messages import Message, Text, say
+from ..models.memory import bank
 
 CONFLICTS = {
     "easycache": "EasyCache or LazyCache",
@@ -29,8 +30,25 @@ def conflict(options: Mapping[str, Any]) -> Message | None:
         options: the guider's model_options.
     """
     present = options.get("transformer_options", {})
+    memory = bank(present)
+    if memory is not None:
+        return say(Text.BANK, bank=memory)
     other = next((name for key, name in CONFLICTS.items() if key in present), None)
     return None if other is None else say(Text.CONFLICT, other=other)
+
+
+def moves_parts(options: Mapping[str, Any], own: str) -> bool:
+    """Whether another pack stands between an evaluation and its calls, and may choose what each of them sees.
+
+    Args:
+        options: the guider's model_options.
+        own: the key of our wrappers.
+    """
+    wrappers = options.get("transformer_options", {}).get("wrappers", {})
+    between = (WrappersMP.CALC_COND_BATCH, WrappersMP.APPLY_MODEL)
+    return "model_function_wrapper" in options or any(
+        found and key != own for kind in between for key, found in wrappers.get(kind, {}).items()
+    )
 
 
 def replaced_methods(network: Any) -> frozenset[str]:

@@ -10,6 +10,9 @@ from ..samplers.layout import Layout
 from ..samplers.linear_map import LinearMap
 from ..samplers.signal import Signal
 
+JUMP = 1.0
+"""Change of the guidance scale from one evaluation to the next that the corrector does not follow."""
+
 
 class LatentCorrector:
     """Corrects what the sampler gets.
@@ -28,6 +31,7 @@ class LatentCorrector:
         self._signal, self._layout = signal, layout
         self._scale = 1.0  # of classifier-free guidance
         self._seen: Hashable = None
+        self._mask: torch.Tensor | None = None
         self._uncorrected: tuple[torch.Tensor, torch.Tensor] | None = None
         levels, steps = found.levels, len(layout.starts)
         data = [float(sampling.noise_scaling(torch.tensor(s), torch.zeros(1), torch.ones(1))) for s in levels]
@@ -43,7 +47,7 @@ class LatentCorrector:
 
         self._corrector = Corrector(
             found.coefficients[:, 1:].numpy(),
-            layout.stages,
+            layout.starts,
             response,
             lambda known, step: signal.forecaster.weights(known, step, steps),
             signal.forecaster.window,
@@ -59,32 +63,36 @@ class LatentCorrector:
         sigma: torch.Tensor,
         latent: torch.Tensor,
         denoised: torch.Tensor,
+        mask: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """What the sampler gets instead of a denoised latent, to make good for the forecasts before.
 
         Args:
             evaluation: its number in the run.
             forecast: whether it was forecast.
-            guidance: the conditionings of the evaluation, and the guidance scale. Where they change, the output jumps.
+            guidance: the conditionings of the evaluation, and the guidance scale. Where the conditionings change, or
+                the scale by more than `JUMP`, the output jumps.
             sigma: noise levels, shape [batch].
             latent: what the network was given, shape [batch, ...].
             denoised: the guider's result, of the same shape.
+            mask: share of the result that reaches the sampler, of the same shape; None for all of it.
 
         Returns:
             The denoised latent for the sampler; and, where a gap ended, by how much the latent had drifted through it,
             relative to itself: float32 [batch * parts] on the device.
         """
         self._uncorrected = None
-        if guidance != self._seen:
+        conditionings, scale = guidance
+        if conditionings != self._seen or abs(scale - self._scale) > JUMP:
             self._corrector.restart()
-        self._seen, self._scale = guidance, guidance[1]
+        self._seen, self._scale, self._mask = conditionings, scale, mask
         if evaluation >= self._layout.total:
             return denoised, None
         output = self._signal.output(sigma, denoised, latent)
         if forecast:
-            change, drift = self._corrector.forecast(evaluation, output), None
+            change, drift = self._corrector.forecast(evaluation, output, mask), None
         else:
-            change = self._corrector.computed(evaluation, output, latent)
+            change = self._corrector.computed(evaluation, output, latent, mask)
             drift = self._corrector.drift()
         if change is None:
             return denoised, drift
@@ -96,7 +104,11 @@ class LatentCorrector:
     def shown(self, denoised: torch.Tensor) -> torch.Tensor:
         """What a preview shows where the sampler would show the latent it was given: the guider's own result."""
         corrected, plain = self._uncorrected or (None, None)
-        return plain if plain is not None and denoised is corrected else denoised
+        if corrected is None or plain is None:
+            return denoised
+        if self._mask is not None and denoised.shape == corrected.shape:  # the sampler's own was made of ours by it
+            return denoised - self._mask * (corrected - plain)
+        return plain if denoised is corrected else denoised
 
     def restart(self) -> None:
         """Forget everything."""

@@ -2,7 +2,11 @@
 
 import threading
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
+
+import torch
 
 from ...spectrum_core.messages import Message, Reason
 from ...spectrum_core.readback import Readback, Stopwatch
@@ -23,6 +27,11 @@ class EvaluationInProgress:
         step: of the sampler; the position that forecasts go by.
         stage: within the step.
         stopwatch: of its duration.
+        latent: the whole latent, shape [batch, ...].
+        moved: a call saw another part of the latent than before.
+        options: transformer_options of its latest call.
+        scale: of classifier-free guidance; None where the guider does not say.
+        mask: share of its output that reaches the sampler; None for all of it.
         occurrences: calls so far, by what they are.
         controls: conditioning -> the control networks that act on it.
         forecast_calls: how many of its calls were forecast so far.
@@ -38,6 +47,11 @@ class EvaluationInProgress:
     step: int
     stage: int
     stopwatch: Stopwatch
+    latent: torch.Tensor
+    moved: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+    scale: float | None = None
+    mask: torch.Tensor | None = None
     occurrences: Counter[Key] = field(default_factory=Counter)
     controls: dict[Key, Key] = field(default_factory=dict)
     forecast_calls: int = 0

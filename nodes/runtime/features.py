@@ -17,7 +17,9 @@ from ...spectrum_core.forecast import Forecaster
 from ...spectrum_core.messages import Message, Reason, Text, say
 from ...spectrum_core.readback import Readback
 from ..models.architectures import DENOISED, MODEL_OUTPUT, Architecture, find
+from ..models.continuity import Continuity
 from ..models.discovery import Discovery
+from ..models.memory import Kept, changed, grown, kept_by_network, kept_by_patches, preserved
 from ..models.rows import ConditioningHistory, Identity, Key, RowsError, forecast_rows, history_keys
 from ..models.taps import Features, TapError, TappedModel
 from ..samplers.signal import Signal
@@ -39,6 +41,9 @@ WHOLE_MODEL_TARGETS = MODEL_OUTPUT, DENOISED
 HISTORY_SHARE = 0.05
 """Part of a device's memory that the features of a call may take with target "auto": 1.2 GiB of 24."""
 
+MOST_MOVED = 3
+"""Computed steps in a row whose calls saw other parts of the latent than before, after which nothing is forecast."""
+
 Call = Callable[[], torch.Tensor]
 
 
@@ -52,6 +57,7 @@ class FeatureForecaster:
         enough: how many computed steps a forecast needs.
         note: gets what the user should know.
         replaced: methods of the network that were replaced before the run.
+        moves_parts: whether another pack may choose what a call sees, see `conflicts`.
     """
 
     def __init__(
@@ -62,10 +68,14 @@ class FeatureForecaster:
         enough: int,
         note: Callable[[Message], None],
         replaced: frozenset[str] = frozenset(),
+        moves_parts: bool = False,
     ) -> None:
         self._signal, self._total = signal, total
         self._capacity, self._enough, self._note = capacity, enough, note
-        self._replaced = replaced
+        self._replaced, self._moves_parts = replaced, moves_parts
+        self._continuity = Continuity()
+        self._moved = 0  # computed steps in a row with calls that saw other parts than before
+        self._kept: list[Kept] = []  # after each of the first computed evaluations
         self._tapped: dict[Identity, TappedModel] = {}
         self._histories: dict[Key, ConditioningHistory] = {}
         self._tested: set[Key] = set()
@@ -109,6 +119,7 @@ class FeatureForecaster:
             if evaluation.forecast:
                 evaluation.compute(Reason.OFF)
             return full()
+        evaluation.options = options
         try:
             tapped = self._tapped_model(base_model, options)
             row = tapped.architecture
@@ -123,6 +134,9 @@ class FeatureForecaster:
         def head_only() -> torch.Tensor:
             return head(dict(tapped.architecture.options))
 
+        partial = self._moves_parts or (x.shape[0] // len(keys), *x.shape[1:]) != tuple(evaluation.latent.shape)
+        if partial:
+            self._drop_broken(evaluation, keys, x)
         histories = self._to_forecast_from(evaluation, keys)
         if histories:
             try:
@@ -134,6 +148,8 @@ class FeatureForecaster:
                 evaluation.compute(Reason.OFF)
         if evaluation.failure is not None:
             return full()
+        if partial:
+            self._continuity.saw(keys, x, evaluation.latent)
         conds = options.get("cond_or_uncond") or [0] * len(keys)
         return self._captured(evaluation, tapped, keys, conds, x, full, head_only)
 
@@ -149,6 +165,12 @@ class FeatureForecaster:
             return True
         if not evaluation.forecast:
             self._computed_last = evaluation.step
+            self._watch_memory(evaluation)
+            self._moved = self._moved + 1 if evaluation.moved else 0
+            if self._moved == MOST_MOVED:
+                evaluation.failure = say(Text.MOVING)
+            elif not evaluation.occurrences:
+                evaluation.failure = say(Text.ANSWERED)
             kept = {
                 key: history
                 for key, history in self._histories.items()
@@ -162,6 +184,27 @@ class FeatureForecaster:
         for history in list(self._histories.values()):
             history.clear()
         self._histories, self._buffers, self._outputs = {}, {}, {}
+        self._continuity.clear()
+
+    def _drop_broken(self, evaluation: EvaluationInProgress, keys: list[Key], x: torch.Tensor) -> None:
+        """Let go of histories of another part of the latent than the call sees."""
+        for key, broken in zip(keys, self._continuity.broken(keys, x, evaluation.latent), strict=True):
+            if broken and key in self._histories:
+                evaluation.moved = True
+                with self._lock:
+                    del self._histories[key]
+
+    def _watch_memory(self, evaluation: EvaluationInProgress) -> None:
+        """A patch or a network that stores something at each step needs each step computed."""
+        if len(self._kept) == 2 or not self._tapped:
+            return
+        networks = [raw_network(tapped.base_model) for tapped in self._tapped.values()]
+        found: dict[str, tuple[int, ...]] = dict(kept_by_patches(evaluation.options))
+        for number, network in enumerate(networks):
+            found.update({f"{number} {where}": kept for where, kept in kept_by_network(network).items()})
+        self._kept.append(found)
+        if len(self._kept) == 2 and grown(*self._kept) is not None:
+            evaluation.failure = say(Text.BANK, bank="another pack")
 
     def _to_forecast_from(self, evaluation: EvaluationInProgress, keys: list[Key]) -> list[ConditioningHistory] | None:
         """The histories to forecast a call from; None where it is computed."""
@@ -173,7 +216,7 @@ class FeatureForecaster:
             if len(ready) == len(keys):
                 evaluation.forecast_calls += 1
                 return ready
-            evaluation.compute(Reason.NO_HISTORY)
+            evaluation.compute(Reason.MOVED if evaluation.moved else Reason.NO_HISTORY)
             return None
 
     def _ready(self, history: ConditioningHistory) -> bool:
@@ -270,7 +313,7 @@ class FeatureForecaster:
         """The features just captured, put before the head alone, must give the same output. What is wrong, or None."""
         try:
             latest = forecast_rows(histories, HOLD_LAST, evaluation.step, self._total)
-            again = tapped.run_head(head_only, latest)
+            again = _head_alone(tapped, head_only, latest)
             # Both are denoised latents; their distance to the input is the network's own share of them.
             share = torch.linalg.vector_norm((output - x).float())
             difference = float(torch.linalg.vector_norm((output - again).float()) / share) if share else 0.0
@@ -330,6 +373,24 @@ def describe(error: BaseException) -> str:
         return "out of memory"
     text = str(error) if isinstance(error, TapError) else f"{type(error).__name__}: {error}"
     return text if len(text) <= 200 else text[:200] + "..."
+
+
+def _head_alone(tapped: TappedModel, head_only: Call, features: Features) -> torch.Tensor:
+    """The head, called for the first time. A network of another pack must not keep anything of that.
+
+    Raises:
+        TapError: if it would: it has a cache of its own, which a call without blocks would spoil.
+    """
+    network = raw_network(tapped.base_model)
+    if tapped.architecture in WHOLE_MODEL_TARGETS or type(network).__module__.startswith("comfy."):
+        return tapped.run_head(head_only, features)
+    before = kept_by_network(network)
+    with preserved(network):
+        output = tapped.run_head(head_only, features)
+        place = changed(before, kept_by_network(network))
+    if place is not None:
+        raise TapError(f"the model keeps values from call to call in {place}")
+    return output
 
 
 def _whole(tapped: TappedModel) -> TappedModel:

@@ -1,7 +1,7 @@
 """Compute or forecast? Numbers in, decision out: no model, no device, no clock."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from ...spectrum_core.messages import Message, Reason, Text, say
@@ -39,10 +39,19 @@ class Policy:
         sigmas: noise levels, shape [steps + 1].
         span: noise levels that may be forecast.
         guarded: whether the rest is computed once the estimated error is too high.
+        irregular: steps with other evaluations than the rest.
     """
 
-    def __init__(self, schedule: Schedule, sigmas: Sequence[float], span: Range, guarded: bool) -> None:
+    def __init__(
+        self,
+        schedule: Schedule,
+        sigmas: Sequence[float],
+        span: Range,
+        guarded: bool,
+        irregular: Collection[int] = (),
+    ) -> None:
         self._schedule, self._sigmas, self._span, self._guarded = schedule, sigmas, span, guarded
+        self._irregular = irregular
         self._state = State()
         self._error = 0.0
 
@@ -55,7 +64,7 @@ class Policy:
         """Why a step is computed, or None where it is forecast."""
         if step >= self.steps:
             return Reason.BEYOND
-        reason = self._span.outside(self._sigmas[step]) or self._schedule.reason(self._state, step, self.steps)
+        reason = self._forced(step) or self._schedule.reason(self._state, step, self.steps)
         if reason is None and self._guarded and self._error > MAX_ESTIMATED_ERROR:
             return Reason.ERROR_LIMIT
         return reason
@@ -77,12 +86,16 @@ class Policy:
     def planned(self) -> list[int]:
         """The steps that will be computed if nothing unforeseen happens."""
         state, computed = State(), []
-        for step, sigma in enumerate(self._sigmas[:-1]):
-            outside = self._span.outside(sigma)
-            if outside or self._schedule.reason(state, step, self.steps):
-                state = self._schedule.step(state, step, forced=outside is not None)
+        for step in range(self.steps):
+            forced = self._forced(step)
+            if forced or self._schedule.reason(state, step, self.steps):
+                state = self._schedule.step(state, step, forced=forced is not None)
                 computed.append(step)
         return computed
+
+    def _forced(self, step: int) -> Reason | None:
+        """Why a step is computed whatever the schedule says, or None."""
+        return self._span.outside(self._sigmas[step]) or (Reason.IRREGULAR if step in self._irregular else None)
 
     def unsuitable(self) -> Message | None:
         """Why nothing of the run can be forecast, if so."""

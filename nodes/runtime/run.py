@@ -9,11 +9,15 @@ Whatever fails in here, the run goes on as if the node were not there, and says 
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from enum import Enum, auto
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import comfy.cli_args
 import comfy.model_patcher
 import comfy.model_sampling
 import torch
@@ -26,22 +30,21 @@ from ...spectrum_core.messages import Message, Reason, Text, say
 from ...spectrum_core.readback import Delayed, Readback, Stopwatch
 from ...spectrum_core.trace import Evaluation, Trace
 from ..models.controlnet import DeferredControl, LazyResiduals, active_controls
-from ..samplers.layout import Layout, on_level
+from ..samplers.layout import Layout, cleaned, on_level
 from ..samplers.linear_map import (
     UNGUIDED_OUTPUTS,
-    LinearError,
+    Denoise,
     LinearMap,
     known_sampler,
-    linear_map,
     noise_left,
     sampler_name,
 )
-from ..samplers.recognition import SamplerProbe
+from ..samplers.recognition import SamplerProbe, understand
 from ..samplers.signal import signal_for
 from ..samplers.table import SamplerInfo
 from ..settings import ADAPTIVE, AUTO, BLOCK_OUTPUT, RAW_OUTPUT
 from .attachment import KEY, Attachment
-from .conflicts import conflict, replaced_methods
+from .conflicts import conflict, moves_parts, replaced_methods
 from .corrector import LatentCorrector, previewed
 from .evaluation import BeginAgain, EvaluationInProgress
 from .features import FeatureForecaster, failure, raw_network
@@ -56,6 +59,10 @@ ARGUMENTS = ("noise", "latent_image", "sampler", "sigmas", "denoise_mask", "call
 PACK = tuple(str(Path(__file__).resolve().parents[2] / folder) for folder in ("nodes", "spectrum_core"))
 LIBRARIES = tuple(str(Path(module.__file__ or "").parent) for module in (torch, logging))
 """Code that only does what its caller asked for: an error in it is the caller's."""
+
+
+MISSED = 0.5
+"""Relative error of forecast features, their median, that says that they did not go on as before."""
 
 
 class Phase(Enum):
@@ -83,9 +90,10 @@ def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
         if given.get("callback") is not None:
             given["callback"] = previewed(given["callback"], run.shown)
         guider.model_options = comfy.model_patcher.create_model_options_clone(before)
-        run.install(guider.model_options)
+        run.install(guider.model_options, masked=given.get("denoise_mask") is not None)
         positional = [given.pop(name) for name in ARGUMENTS[: len(args)]]
-        output = executor(*positional, *args[len(ARGUMENTS) :], **given)
+        with run.environment():
+            output = executor(*positional, *args[len(ARGUMENTS) :], **given)
         run.close("done")
         return output
     except BaseException as error:
@@ -127,7 +135,8 @@ class SamplingRun:
         self._guider: Any = guider
         self._device = patcher.load_device
         self._sampling = patcher.get_model_object("model_sampling")
-        self._sigmas: list[float] = sigmas.detach().float().cpu().tolist()
+        given: list[float] = sigmas.detach().float().cpu().tolist()
+        self._sigmas = cleaned(given) if known_sampler(sampler) is None else given
         self._span = Range(*self._settings.noise_range(self._sampling.percent_to_sigma))
         self.trace = Trace(
             model=type(raw_network(patcher.model)).__name__,
@@ -143,11 +152,14 @@ class SamplingRun:
         self._measured = Delayed()
         self._estimate = ErrorEstimate()
         self._shape: tuple[int, ...] | None = None
+        self._mask: torch.Tensor | None = None
+        self._misses = 0  # in a row, of features by more than half
+        self._moves_parts = moves_parts(guider.model_options, KEY)
         self._map: LinearMap | None = None
         self._corrector: LatentCorrector | None = None
         self._probe: SamplerProbe | None = None
         self._known = known_sampler(sampler)
-        self._recognise(sampler)
+        self._recognise(sampler, given)
 
     # ------------------------------------------------------------------------------------------------ life
 
@@ -155,8 +167,13 @@ class SamplingRun:
         """Itself: packs copy model_options in the middle of a run, and with it these wrappers."""
         return self
 
-    def install(self, options: dict[str, Any]) -> None:
-        """Put the run's wrappers into the guider's private options, unless it cannot be accelerated."""
+    def install(self, options: dict[str, Any], masked: bool = False) -> None:
+        """Put the run's wrappers into the guider's private options, unless it cannot be accelerated.
+
+        Args:
+            options: model_options.
+            masked: whether a mask hides part of the outputs from the sampler.
+        """
         found = conflict(options) or self._unsuitable()
         if found is not None:
             self._disable(found)
@@ -167,6 +184,34 @@ class SamplingRun:
             (WrappersMP.APPLY_MODEL, self._apply_model),
         ):
             add_wrapper_with_key(kind, KEY, wrapper, options, is_model_options=True)
+        options["sampler_pre_cfg_function"] = [*options.get("sampler_pre_cfg_function", ()), self._guided]
+        if masked:
+            options["denoise_mask_function"] = partial(self._masked, options.get("denoise_mask_function"))
+
+    @contextmanager
+    def environment(self) -> Iterator[None]:
+        """ComfyUI's memory compiler, from 0.34 on, records the calls of blocks: not where some skip them."""
+        name = "disable_comfy_compiler"
+        if self._phase is Phase.OFF or not hasattr(comfy.cli_args.args, name):
+            yield
+            return
+        before = getattr(comfy.cli_args.args, name)
+        setattr(comfy.cli_args.args, name, True)
+        try:
+            yield
+        finally:
+            setattr(comfy.cli_args.args, name, before)
+
+    def _guided(self, args: dict[str, Any]) -> Any:
+        """A pre-CFG function: what the scale of guidance is now. Some guiders change it from step to step."""
+        if self._evaluation is not None and isinstance(args.get("cond_scale"), int | float):
+            self._evaluation.scale = float(args["cond_scale"])
+        return args["conds_out"]
+
+    def _masked(self, function: Callable[..., torch.Tensor] | None, sigma: Any, mask: torch.Tensor, **more: Any) -> Any:
+        """A denoise-mask function: what reaches the sampler of the next evaluation."""
+        self._mask = mask if function is None else function(sigma, mask, **more)
+        return self._mask
 
     @property
     def holds_memory(self) -> bool:
@@ -191,8 +236,11 @@ class SamplingRun:
             for record, stopwatch in zip(self.trace.evaluations, self._stopwatches, strict=False):
                 record.seconds = stopwatch.wait()
         self._evaluation = self._guider = None
+        # Some packs call a sampler once per step and tile: what stops all of these runs is said once.
+        again = any(run.off == self.trace.off and run.prompt == self.trace.prompt for run in self._attachment.runs)
+        level = logging.DEBUG if again and self.trace.off and self.trace.prompt else logging.INFO
         self._attachment.runs.append(self.trace)
-        logging.info(self.trace.summary())
+        logging.log(level, self.trace.summary())
         self._progress.send(last=True)
 
     def _enter(self, phase: Phase) -> None:
@@ -228,38 +276,19 @@ class SamplingRun:
 
     # ------------------------------------------------------------------------------------------------ sampler
 
-    def _recognise(self, sampler: Any) -> None:
+    def _recognise(self, sampler: Any, sigmas: list[float]) -> None:
         """What the sampler is: by the table, by running it on coefficients, or by watching it."""
-        steps, levels = max(0, len(self._sigmas) - 1), torch.tensor(self._sigmas)
-        info = self._known or SamplerInfo()
-        try:
-            found = linear_map(sampler, self._sampling, levels, signal_for(self._settings, info.noisy).latent)
-        except LinearError as error:
-            found = None
-            if self._known is not None and not info.obstacle and self._settings.correct and steps > 1:
-                self.trace.note(say(Text.UNCORRECTED, problem=error))
-        if self._known is not None:
-            layout = Layout.uniform(steps, info.stages, steps > 0 and self._sigmas[-1] == 0)
-            if found is not None and len(found.levels) != layout.total:
-                found = None
-        else:
-            layout, found = self._layout_of(sampler, found)
-        self._configure(info, layout, found)
-        if self._known is None and found is None:
-            self._phase, self._probe = Phase.PROBING, SamplerProbe(self._sigmas)
 
-    def _layout_of(self, sampler: Any, found: LinearMap | None) -> tuple[Layout, LinearMap | None]:
-        """The layout of a sampler that ran on coefficients, as far as the corrector can follow it."""
-        steps = max(0, len(self._sigmas) - 1)
-        ends_at_zero = steps > 0 and self._sigmas[-1] == 0
-        for stages in range(1, 4) if found is not None else ():
-            layout = Layout.uniform(steps, stages, ends_at_zero)
-            begins = [found.levels[start] for start in layout.starts if start < len(found.levels)]  # type: ignore[union-attr]
-            if layout.total == len(found.levels) and all(  # type: ignore[union-attr]
-                on_level(sigma, self._sigmas, step) for step, sigma in enumerate(begins)
-            ):
-                return layout, found
-        return Layout.uniform(steps, 1, ends_at_zero), None
+        def denoise(noisy: bool) -> Denoise:
+            return signal_for(self._settings, noisy).latent
+
+        found = understand(sampler, self._sampling, sigmas, denoise, _plain_attributes(self._guider))
+        wanted = self._settings.correct and not found.info.obstacle and len(self._sigmas) > 2
+        if found.problem is not None and found.known and wanted:
+            self.trace.note(say(Text.UNCORRECTED, problem=found.problem))
+        self._configure(found.info, found.layout, found.map)
+        if not found.known:
+            self._phase, self._probe = Phase.PROBING, SamplerProbe(self._sigmas)
 
     def _configure(self, info: SamplerInfo, layout: Layout, found: LinearMap | None = None) -> None:
         """Forecast as a sampler allows."""
@@ -268,7 +297,7 @@ class SamplingRun:
         times = noise_left(self._sigmas, isinstance(self._sampling, comfy.model_sampling.CONST))
         schedule = self._settings.schedule_for(times, info.max_speedup, layout.mean_stages())
         guarded = self._settings.schedule == ADAPTIVE and not self._settings.evaluations
-        self._policy = Policy(schedule, self._sigmas, self._span, guarded)
+        self._policy = Policy(schedule, self._sigmas, self._span, guarded, layout.irregular)
         capacity = min(self._signal.forecaster.window, max(1, len(self._policy.planned())))
         self._features = FeatureForecaster(
             self._signal,
@@ -277,6 +306,7 @@ class SamplingRun:
             min(2, self._settings.warmup),
             self.trace.note,
             replaced_methods(raw_network(self._guider.model_patcher.model)),
+            self._moves_parts,
         )
         if self._settings.correct and found is not None:
             self._corrector = LatentCorrector(self._signal, found, layout, self._sampling, self._parts)
@@ -378,7 +408,7 @@ class SamplingRun:
             self._disable(say(Text.OFF_LEVELS, sampler=self.trace.sampler))
             reason = Reason.OFF
         record = Evaluation(index, sigma, "computed" if reason else "forecast", reason)
-        self._evaluation = EvaluationInProgress(record, step, stage, Stopwatch(self._device))
+        self._evaluation = EvaluationInProgress(record, step, stage, Stopwatch(self._device), x, mask=self._mask)
         return self._evaluation
 
     def _left_levels(self, sigma: float, expected: float, stage: int) -> bool:
@@ -410,10 +440,19 @@ class SamplingRun:
                 self._disable(say(Text.NOT_FINITE))
             finite = [value for value in found if math.isfinite(value)]
             record.feature_error = max(finite) if finite else None
+            self._check_continuing(record, finite)
             if drift is not None:
                 self._judge(record, drift.wait().double().numpy())
             for before, change in changes:
                 self._policy.moved(step, before, float(change.wait().max()))
+
+    def _check_continuing(self, record: Evaluation, errors: list[float]) -> None:
+        """The net below everything: features that do not go on as forecast, whatever the cause."""
+        if not errors or not self.trace.kinds[: record.position].endswith("f"):
+            return
+        self._misses = self._misses + 1 if statistics.median(errors) > MISSED else 0
+        if self._misses == 2:
+            self._disable(say(Text.DISCONTINUED))
 
     def _judge(self, record: Evaluation, drifts: Any) -> None:
         """A gap has ended: what the final latent is expected to be off by, so far."""
@@ -431,9 +470,12 @@ class SamplingRun:
         """What the sampler gets instead of a denoised latent."""
         drift = None
         if self._corrector is not None and self._phase in (Phase.FORECASTING, Phase.COMPUTE_REST):
-            guidance = (frozenset(evaluation.occurrences), _scale(self._guider))
+            scale = _scale(self._guider) if evaluation.scale is None else evaluation.scale
+            guidance = (frozenset(evaluation.occurrences), scale)
             index, forecast = evaluation.record.position, evaluation.forecast
-            denoised, drift = self._corrector.apply(index, forecast, guidance, timestep, x, denoised)
+            denoised, drift = self._corrector.apply(
+                index, forecast, guidance, timestep, x, denoised, _like(evaluation.mask, x)
+            )
         measured = Readback(drift) if drift is not None else None
         if evaluation.feature_errors or evaluation.changes or measured is not None:
             entry = (evaluation.step, evaluation.record, evaluation.feature_errors, measured, evaluation.changes)
@@ -445,9 +487,7 @@ class SamplingRun:
         evaluation.stopwatch.stop(self._device)
         self._stopwatches.append(evaluation.stopwatch)
         self.trace.evaluations.append(record)
-        if evaluation.failure is not None:
-            self._disable(evaluation.failure)
-        if self._phase is Phase.FORECASTING:
+        if self._phase is Phase.FORECASTING and evaluation.failure is None:
             self.trace.self_test = self._features.self_test
             if self._features.fallback:
                 self.trace.target = RAW_OUTPUT
@@ -455,6 +495,8 @@ class SamplingRun:
                 self._policy.computed(evaluation.step, record.reason)
             if self._layout.ends(record.position) and self._features.end(evaluation):
                 self.trace.target = RAW_OUTPUT
+        if evaluation.failure is not None:
+            self._disable(evaluation.failure)
         self._progress.send()
 
     # ------------------------------------------------------------------------------------------------ calls
@@ -589,6 +631,13 @@ def _plain_attributes(guider: Any) -> dict[str, Any]:
 
 def _unguided(options: dict[str, Any]) -> int:
     return len(options.get(UNGUIDED_OUTPUTS, ()))
+
+
+def _like(mask: torch.Tensor | None, latent: torch.Tensor) -> torch.Tensor | None:
+    """A mask in the shape of a latent, if it is one of this latent."""
+    if mask is None or mask.ndim != latent.ndim or mask.shape[-1] != latent.shape[-1]:
+        return None
+    return mask.to(latent).expand_as(latent)
 
 
 def _scale(guider: Any) -> float:

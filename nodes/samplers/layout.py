@@ -10,6 +10,9 @@ LEVEL_TOLERANCE = 0.02
 MOST_STAGES = 6
 """Evaluations of a step at most; RES4LYF's res_6s has as many."""
 
+FAR_OFF = 2.0
+"""Factor by which a wrapper may change the noise level that the network is told."""
+
 SPACING_TOLERANCE = 0.25
 """The same, relative to the distance to the next step's level."""
 
@@ -62,6 +65,14 @@ class Layout:
         """Evaluations of the latest complete step."""
         return self.starts[-1] - self.starts[-2] if len(self.starts) > 1 else 1
 
+    @property
+    def irregular(self) -> frozenset[int]:
+        """Steps with other than the usual number of evaluations; a last step may have fewer."""
+        counts = [end - start for start, end in zip(self.starts, self._ends, strict=True)]
+        usual = max(sorted(set(counts)), key=counts.count, default=1)
+        last = len(counts) - 1
+        return frozenset(s for s, count in enumerate(counts) if count != usual and not (s == last and count < usual))
+
     def continued(self, rest: "Layout") -> "Layout":
         """These steps, and then the steps of a uniform layout."""
         begun, shift = len(self.starts) - 1, self.starts[-1] - rest.starts[len(self.starts) - 1]
@@ -86,6 +97,42 @@ def on_level(sigma: float, levels: Sequence[float], step: int) -> bool:
     allowed = LEVEL_TOLERANCE * max(abs(expected), 1e-3)
     spacing = SPACING_TOLERANCE * abs(expected - after)
     return abs(sigma - expected) <= (min(allowed, spacing) if spacing else allowed)
+
+
+def mapped_layout(seen: Sequence[float], levels: Sequence[float]) -> Layout | None:
+    """The layout of a whole run whose evaluations are known beforehand; None if they are not steps along one path.
+
+    Where they do not lie on the levels of the run (a wrapper that hands the network other ones), their number tells,
+    if none is far off.
+
+    Args:
+        seen: noise level of each evaluation, in order.
+        levels: the run's noise levels, shape [steps + 1].
+
+    >>> mapped_layout([0.9, 0.7, 0.5], [1.0, 0.8, 0.6, 0.0]).starts
+    (0, 1, 2)
+    """
+    steps = len(levels) - 1
+    layout = found_layout(seen, levels)
+    if layout is not None and len(layout.starts) == steps:
+        return layout
+    for stages in range(1, MOST_STAGES + 1):
+        layout = Layout.uniform(steps, stages, levels[-1] == 0)
+        begins = zip((seen[start] for start in layout.starts if start < len(seen)), levels, strict=False)
+        if layout.total == len(seen) and all(level / FAR_OFF < sigma < level * FAR_OFF for sigma, level in begins):
+            return layout
+    return None
+
+
+def cleaned(levels: Sequence[float]) -> list[float]:
+    """The noise levels that a run goes through: some packs pad them with zeros.
+
+    >>> cleaned([0.0, 1.0, 0.5, 0.0, 0.0])
+    [1.0, 0.5, 0.0]
+    """
+    first = next((i for i, level in enumerate(levels) if level > 0), 0)
+    last = next((i for i in range(first, len(levels)) if levels[i] <= 0), len(levels) - 1)
+    return list(levels[first : last + 1])
 
 
 def found_layout(seen: Sequence[float], levels: Sequence[float]) -> Layout | None:

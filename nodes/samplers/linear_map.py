@@ -7,9 +7,9 @@ number of its evaluations, and the noise level of each.
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -29,6 +29,10 @@ MOST_PER_STEP = 6
 """Evaluations of a step; a sampler that calls the model more often is not run to its end."""
 
 
+LARGE = 1024.0
+"""Unit that makes noise small beside coefficients; a power of two, so that it costs no digits."""
+
+
 class LinearError(Exception):
     """A sampler is no fixed linear combination of outputs; the message says why."""
 
@@ -41,10 +45,20 @@ class LinearMap:
         coefficients: of the latent that each evaluation begins with and, last, of the final one, over the first latent
             and the outputs: float64 [evaluations + 1, 1 + evaluations].
         levels: noise level of each evaluation.
+        noisy: whether the sampler adds noise besides; what it adds is left out.
     """
 
     coefficients: torch.Tensor
     levels: tuple[float, ...]
+    noisy: bool = False
+
+    @property
+    def replaces_noise(self) -> bool:
+        """Whether each latent depends on the latest output alone (of a map over denoised latents)."""
+        earlier = self.coefficients[1:].tril(0)
+        return self.noisy and bool(
+            (earlier.abs() < 1e-6 * self.coefficients.abs().max()).all(dim=1).float().mean() > 0.5
+        )
 
 
 def sampler_name(sampler: Any) -> str:
@@ -80,17 +94,25 @@ def noise_left(sigmas: Sequence[float], flow: bool) -> list[float]:
     return [(math.asinh(s) / whole + s / (1 + s)) / 2 for s in sigmas]
 
 
-def linear_map(sampler: Any, sampling: Any, sigmas: torch.Tensor, denoise: Denoise | None = None) -> LinearMap:
+def linear_map(
+    sampler: Any,
+    sampling: Any,
+    sigmas: torch.Tensor,
+    denoise: Denoise | None = None,
+    guider: Mapping[str, Any] = MappingProxyType({}),
+) -> LinearMap:
     """Run a sampler on coefficients over {latent at first, g_0, g_1, ...}.
 
-    Noise that ComfyUI's samplers add is left out: it is the same whatever the outputs are. Of other samplers, random
-    numbers make two runs differ, and that is an error. The state of torch's random generators is kept.
+    Noise is left out: it is the same whatever the outputs are. ComfyUI's own samplers are run with silent noise. Of
+    others, two runs with the same random numbers and other units differ by the coefficients alone. The state of
+    torch's random generators is kept.
 
     Args:
         sampler: ComfyUI's sampler object.
         sampling: ComfyUI's model sampling.
         sigmas: noise levels, float32 [steps + 1] on the host.
         denoise: what an output g is; else the network's own, in its parametrisation.
+        guider: plain attributes of the guider, which some samplers look at (its `cfg`).
 
     Raises:
         LinearError: if the sampler needs more than a model's outputs.
@@ -99,14 +121,29 @@ def linear_map(sampler: Any, sampling: Any, sigmas: torch.Tensor, denoise: Denoi
     if steps < 2:
         raise LinearError("too few steps")
     known = known_sampler(sampler)
-    silent = known is not None and known.noisy
     denoise = denoise or sampling.calculate_denoised
-    first = _run(sampler, sampling, sigmas, denoise, silent)
-    if known is None:  # with other random numbers and units: a linear map is the same
-        again = _run(sampler, sampling, sigmas, denoise, silent, seed=1, unit=2.0)
-        if first.levels != again.levels or not torch.equal(first.coefficients, again.coefficients):
-            raise LinearError(f"the sampler {sampler_name(sampler)} adds noise or is not linear")
-    return first
+
+    def run(seed: int, unit: float) -> LinearMap:
+        return _run(sampler, sampling, sigmas, denoise, guider, known is not None and known.noisy, seed, unit)
+
+    first = run(0, 1.0)
+    if known is not None:
+        return first
+    again = run(1, 2.0)  # with other random numbers and units, a linear map is the same
+    if first.levels == again.levels and torch.equal(first.coefficients, again.coefficients):
+        return first
+    found, other = (_difference(run(seed, 1.0), run(seed, LARGE), LARGE) for seed in (0, 1))
+    tolerance = 1e-4 * float(found.coefficients.abs().max())
+    if found.levels != other.levels or not torch.allclose(found.coefficients, other.coefficients, 0, tolerance):
+        raise LinearError(f"the sampler {sampler_name(sampler)} is not linear in the model's outputs")
+    return found
+
+
+def _difference(one: LinearMap, large: LinearMap, unit: float) -> LinearMap:
+    """What grows with the unit: noise, which does not, falls out."""
+    if one.levels != large.levels:
+        raise LinearError("the sampler's noise levels depend on the model's outputs")
+    return LinearMap((large.coefficients * unit - one.coefficients) / (unit - 1), one.levels, noisy=True)
 
 
 def _run(
@@ -114,9 +151,10 @@ def _run(
     sampling: Any,
     sigmas: torch.Tensor,
     denoise: Denoise,
+    guider: Mapping[str, Any],
     silent: bool,
-    seed: int = 0,
-    unit: float = 1.0,
+    seed: int,
+    unit: float,
 ) -> LinearMap:
     name, steps = sampler_name(sampler), len(sigmas) - 1
     room = min(MOST_EVALUATIONS, steps * MOST_PER_STEP + 2)
@@ -145,7 +183,7 @@ def _run(
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             end = sampler.sampler_function(
-                _as_samplers_see_it(model, sampling, sigmas),
+                _as_samplers_see_it(model, sampling, sigmas, guider),
                 start,
                 sigmas.clone(),  # unipc writes into them
                 extra_args={"model_options": {"transformer_options": {}}, "seed": seed},
@@ -170,16 +208,22 @@ def _options(sampler: Any) -> dict[str, Any]:
     return options if isinstance(options, dict) else {}
 
 
-def _as_samplers_see_it(model: Callable[..., torch.Tensor], sampling: Any, sigmas: torch.Tensor) -> Any:
+def _as_samplers_see_it(
+    model: Callable[..., torch.Tensor],
+    sampling: Any,
+    sigmas: torch.Tensor,
+    guider: Mapping[str, Any] = MappingProxyType({}),
+) -> Any:
     """A function in the clothes of comfy.samplers.KSamplerX0Inpaint: some samplers ask it for the model sampling."""
 
     class Model:
         def __init__(self) -> None:
             self.sigmas = sigmas
-            self.inner_model = SimpleNamespace(
-                inner_model=SimpleNamespace(model_sampling=sampling),
-                model_patcher=SimpleNamespace(get_model_object={"model_sampling": sampling}.__getitem__),
-            )
+            own = {
+                "inner_model": SimpleNamespace(model_sampling=sampling),
+                "model_patcher": SimpleNamespace(get_model_object={"model_sampling": sampling}.__getitem__),
+            }
+            self.inner_model = SimpleNamespace(**{**guider, **own})
 
         def __call__(self, x: torch.Tensor, sigma: torch.Tensor, **kwargs: Any) -> torch.Tensor:
             return model(x, sigma, **kwargs)

@@ -1,18 +1,20 @@
-"""How an unknown sampler calls the model, from what it does in the run.
+"""How a sampler calls the model: by the table, by running it on coefficients, or by watching it.
 
-Used where a sampler can be neither found in the table nor run on coefficients. It can be forecast if its evaluations
-are steps along one smooth path: each step begins at its own noise level, and leads where the outputs so far lead. Fresh
-noise leads elsewhere. When in doubt, everything is computed.
+A sampler can be forecast if its evaluations are steps along one smooth path: each step begins at its own noise level,
+and leads where the outputs so far lead. Fresh noise leads elsewhere. When in doubt, everything is computed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
 from ...spectrum_core.readback import Readback
-from .layout import Layout, found_layout
-from .table import UNGUIDED, UNKNOWN_NOISY, UNKNOWN_UNCORRECTED, SamplerInfo
+from .layout import Layout, cleaned, found_layout, mapped_layout
+from .linear_map import Denoise, LinearError, LinearMap, known_sampler, linear_map
+from .table import REPLACES_NOISE, UNGUIDED, UNKNOWN_NOISY, UNKNOWN_UNCORRECTED, SamplerInfo
 
 STEPS = 4
 """Steps that are watched before anything is forecast; also how far back a multistep method may look."""
@@ -25,6 +27,64 @@ SAMPLES = 1 << 14
 
 NOISE_TOLERANCE = 0.02
 """Share of a step that the outputs so far do not explain. Of a deterministic sampler, rounding; of others, noise."""
+
+
+@dataclass(frozen=True)
+class Understood:
+    """What is known of a sampler before the run.
+
+    Attributes:
+        info: how it calls the model.
+        layout: which evaluation belongs to which step.
+        map: its coefficients, where they could be found.
+        problem: why they could not.
+        known: whether that is enough to forecast; else the sampler is watched first.
+    """
+
+    info: SamplerInfo
+    layout: Layout
+    map: LinearMap | None
+    problem: LinearError | None
+    known: bool
+
+
+def understand(
+    sampler: Any,
+    sampling: Any,
+    sigmas: Sequence[float],
+    denoise: Callable[[bool], Denoise],
+    guider: Mapping[str, Any],
+) -> Understood:
+    """What a sampler does, as far as can be known before it runs.
+
+    Args:
+        sampler: ComfyUI's sampler object.
+        sampling: ComfyUI's model sampling.
+        sigmas: the run's noise levels as the sampler gets them, shape [steps + 1].
+        denoise: whether the sampler adds noise -> what an output is, see `linear_map`.
+        guider: plain attributes of the guider.
+    """
+    row, levels = known_sampler(sampler), cleaned(sigmas)
+    info, steps = row or SamplerInfo(), max(0, len(levels) - 1)
+    layout = Layout.uniform(steps, info.stages, steps > 0 and levels[-1] == 0)
+    found: LinearMap | None = None
+    problem: LinearError | None = None
+    try:
+        found = linear_map(sampler, sampling, torch.tensor(sigmas), denoise(info.noisy), guider)
+        if row is None and found.noisy:  # of what such samplers are forecast by
+            found = linear_map(sampler, sampling, torch.tensor(sigmas), denoise(True), guider)
+    except LinearError as error:
+        found, problem = None, error
+    if row is not None:
+        if found is not None and len(found.levels) != layout.total:
+            found = None
+        return Understood(info, layout, found, problem, known=True)
+    mapped = mapped_layout(found.levels, levels) if found is not None else None
+    if found is None or mapped is None:
+        return Understood(info, layout, None, problem, known=False)
+    limit = UNKNOWN_NOISY if found.noisy else info.max_speedup
+    obstacle = REPLACES_NOISE if found.replaces_noise else ""
+    return Understood(SamplerInfo(mapped.stages, found.noisy, limit, obstacle), mapped, found, None, known=True)
 
 
 def unexplained(latent: np.ndarray, known: Sequence[np.ndarray]) -> float:

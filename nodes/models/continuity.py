@@ -1,0 +1,69 @@
+"""Whether a call sees the part of the latent that it saw before.
+
+Other packs hand the network windows, tiles and shifted canvases. Where these move from step to step, a history would
+mix parts of the picture. A call that need not see the whole latent is therefore compared with the input that its
+history has seen last: it may have changed about as much as the whole latent has.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from einops import rearrange
+
+from .rows import Key
+
+SAMPLES = 1 << 14
+"""Elements that are compared: enough to tell two windows apart."""
+
+FACTOR, MARGIN = 2.0, 0.05
+"""How much farther than the whole latent a part of it may turn, as 1 - cosine. Windows move unevenly; other windows of
+the same picture are off by far more while there is noise."""
+
+
+class Continuity:
+    """What the calls of a run saw at their last computed step."""
+
+    def __init__(self) -> None:
+        self._parts: dict[Key, tuple[torch.Tensor, torch.Tensor]] = {}  # -> own input, whole latent
+
+    def broken(self, keys: Sequence[Key], x: torch.Tensor, latent: torch.Tensor) -> list[bool]:
+        """For each conditioning of a call: whether it saw something else before. Waits for the device.
+
+        Args:
+            keys: of the histories, in the order of the rows.
+            x: the call's input, shape [conditionings * batch, ...].
+            latent: the evaluation's whole latent.
+        """
+        whole = _sketch(latent)
+        turned: list[torch.Tensor] = []
+        for key, own in zip(keys, _rows(x, len(keys)), strict=True):
+            before = self._parts.get(key)
+            if before is None or before[0].shape != own.shape or before[1].shape != whole.shape:
+                turned.append(torch.zeros(2, device=x.device))
+            else:
+                turned.append(torch.stack([_turn(own, before[0]), _turn(whole, before[1])]))
+        return [not own <= FACTOR * all_ + MARGIN for own, all_ in torch.stack(turned).tolist()]
+
+    def saw(self, keys: Sequence[Key], x: torch.Tensor, latent: torch.Tensor) -> None:
+        """What a computed call sees. Arguments as of `broken`."""
+        whole = _sketch(latent).clone()
+        for key, own in zip(keys, _rows(x, len(keys)), strict=True):
+            self._parts[key] = own.clone(), whole
+
+    def clear(self) -> None:
+        """Free everything."""
+        self._parts.clear()
+
+
+def _rows(x: torch.Tensor, count: int) -> list[torch.Tensor]:
+    return [_sketch(own) for own in rearrange(x, "(cond batch) ... -> cond batch ...", cond=count)]
+
+
+def _sketch(value: torch.Tensor) -> torch.Tensor:
+    """Some elements of a tensor, evenly spaced: float32, at most about `SAMPLES`."""
+    flat = value.detach().reshape(-1)
+    return flat[:: max(1, flat.numel() // SAMPLES)].float()
+
+
+def _turn(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return 1 - torch.nn.functional.cosine_similarity(a, b, dim=0)
