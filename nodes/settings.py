@@ -257,16 +257,19 @@ class Settings:
         end = float(percent_to_sigma(self.end_percent)) if self.end_percent < 1 else 0.0
         return start, end
 
-    def schedule_for(self, times: Sequence[float], max_speedup: float = math.inf, stages: float = 1.0) -> Schedule:
+    def schedule_for(
+        self, times: Sequence[float], max_speedup: float = math.inf, stages: float = 1.0, forced: int = 0
+    ) -> Schedule:
         """The schedule that these values describe.
 
         Args:
             times: noise left at the start of each step and after the last one, from 1 to 0: shape [steps + 1].
             max_speedup: of the sampler; where that is limited, the schedule is a plan with a long warm-up.
             stages: evaluations of a step on average.
+            forced: how many steps are computed whatever the schedule says.
         """
         evaluations = max(1, int(self.evaluations / stages)) if self.evaluations else 0
-        request = Request(tuple(times), self.skip_interval, evaluations, self.growth, self.warmup, self.tail)
+        request = Request(tuple(times), self.skip_interval, evaluations, self.growth, self.warmup, self.tail, forced)
         if max_speedup < math.inf:
             return limited(request, max_speedup)
         return SCHEDULES[self.schedule].build(request)

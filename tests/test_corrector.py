@@ -90,7 +90,9 @@ class Toy:
 
     def correction(self, response=None):
         answers = self.response if response is None else response
-        return Corrector(self.map, self.starts[:-1], answers.__getitem__, self.weights, order=1 if self.noisy else ORDER)
+        return Corrector(
+            self.map, self.starts[:-1], answers.__getitem__, self.weights, order=1 if self.noisy else ORDER
+        )
 
     def line(self, outputs, evaluation, computed):
         """The forecast of an output: a straight line, so that it is wrong."""

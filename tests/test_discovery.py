@@ -262,7 +262,7 @@ def made_up(network):
         (Renamed, "body.first, second, then outlet"),
         (ShortSkips, "trunk, then outlet"),
         (InPlace, "trunk, then polish"),
-        (LongSkip, "(difference"),
+        (LongSkip, "keeps values from call to call"),
         (CuriousHead, "(IndexError"),
         (Numbered, "(IndexError"),
         (Twice, "(difference"),

@@ -72,18 +72,39 @@ def test_a_sampler_of_another_pack_has_the_same_coefficients(name):
     assert torch.equal(own.coefficients, other.coefficients) and own.levels == other.levels
 
 
-@pytest.mark.parametrize(
-    "name, why",
-    [
-        ("euler_ancestral", "adds noise or is not linear"),
-        ("dpmpp_2m_sde", "adds noise or is not linear|needs more"),
-        ("euler_cfg_pp", "uses the unguided output"),
-    ],
-)
-def test_samplers_without_coefficients_are_refused(name, why):
+@pytest.mark.parametrize("name", ["euler_ancestral", "dpmpp_2s_ancestral", "dpmpp_sde", "er_sde", "lcm"])
+def test_noise_falls_out_of_the_coefficients_of_another_pack(name):
+    """They are those of the same sampler with silent noise."""
     function = getattr(comfy.k_diffusion.sampling, f"sample_{name}")
-    with pytest.raises(LinearError, match=why):
+    sigmas = sigmas_of("noise")
+
+    def denoised(sigma, output, latent):
+        return output
+
+    own = module._run(sampler_object(name), SAMPLINGS["noise"], sigmas, denoised, {}, True, 0, 1.0)
+    other = linear_map(renamed(function), SAMPLINGS["noise"], sigmas, denoised)
+    scale = float(own.coefficients.abs().max())
+    assert other.noisy and other.levels == own.levels
+    assert torch.allclose(own.coefficients, other.coefficients, rtol=0, atol=2e-5 * scale)
+    assert other.replaces_noise == (name == "lcm")
+
+
+def test_a_sampler_that_uses_the_unguided_output_is_refused():
+    function = comfy.k_diffusion.sampling.sample_euler_cfg_pp
+    with pytest.raises(LinearError, match="uses the unguided output"):
         linear_map(renamed(function), SAMPLINGS["noise"], sigmas_of("noise"))
+
+
+def test_a_start_of_its_own_is_no_noise():
+    """A sampler that begins with a latent that it has brought."""
+    start = torch.randn(1, 1, 1, 1, generator=torch.Generator().manual_seed(0))
+
+    def brought(model, x, sigmas, **kwargs):
+        return comfy.k_diffusion.sampling.sample_euler(model, x * 0 + start, sigmas, disable=True)
+
+    own = linear_map(sampler_object("euler"), SAMPLINGS["flow"], sigmas_of("flow"))
+    found = linear_map(comfy.samplers.KSAMPLER(brought), SAMPLINGS["flow"], sigmas_of("flow"))
+    assert not found.noisy and torch.allclose(found.coefficients[:, 1:], own.coefficients[:, 1:], atol=1e-5)
 
 
 def test_samplers_that_are_not_linear_are_refused():
@@ -103,8 +124,7 @@ def test_samplers_that_are_not_linear_are_refused():
 
 def test_the_random_numbers_of_a_run_stay_as_they_are():
     state = torch.random.get_rng_state()
-    with pytest.raises(LinearError):
-        linear_map(renamed(comfy.k_diffusion.sampling.sample_euler_ancestral), SAMPLINGS["noise"], sigmas_of("noise"))
+    linear_map(renamed(comfy.k_diffusion.sampling.sample_euler_ancestral), SAMPLINGS["noise"], sigmas_of("noise"))
     assert torch.equal(torch.random.get_rng_state(), state)
 
 

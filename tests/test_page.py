@@ -143,7 +143,7 @@ def test_what_is_not_accelerated_says_why_on_the_node(page):
     page.set("KSampler", seed=310 + page.vue, steps=4)
     page.queue()
     page.wait("execution_success")
-    wait_for_chart(page, "off: 4 steps are too few")
+    wait_for_chart(page, "off: 4 steps in one call")
     assert "use more steps" in chart(page)["title"]
 
 

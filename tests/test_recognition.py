@@ -13,6 +13,7 @@ from spectrum_accelerate.nodes.samplers.layout import MOST_STAGES, Layout, found
 from spectrum_accelerate.nodes.samplers.recognition import STEPS, SamplerProbe, unexplained
 from spectrum_accelerate.nodes.samplers.table import REPLACES_NOISE, SAMPLERS, UNGUIDED
 from spectrum_accelerate.nodes.settings import ADAPTIVE, DENOISED_LATENT, RAW_OUTPUT
+from spectrum_accelerate.spectrum_core.messages import Reason
 from zoo import MODELS
 
 FLUX = MODELS["flux"]
@@ -63,11 +64,12 @@ def test_a_sampler_is_recognised_by_what_it_does(model, name):
         assert trace.off is not None and UNGUIDED in trace.summary()
         assert torch.equal(result, plain)
         return
-    if row.noisy or row.obstacle == REPLACES_NOISE:
-        assert "adds noise: at most 1.25x fewer evaluations" in trace.summary()
+    if row.obstacle == REPLACES_NOISE:
+        assert REPLACES_NOISE in trace.summary() and torch.equal(result, plain)
+        return
+    if row.noisy:
         assert trace.target == DENOISED_LATENT and trace.total == len(trace.evaluations)
-        # sa_solver adds none in its first steps, and is forecast as a deterministic one until it does.
-        assert 0 < trace.forecast <= (STEP_COUNT // 5 if name != "sa_solver" else STEP_COUNT // 2) * row.stages
+        assert 0 < trace.forecast <= STEP_COUNT // 5 * row.stages
         return
     if name in IRREGULAR_STEPS:
         assert trace.kinds == "c" * len(trace.kinds) or trace.forecast > 4
@@ -83,14 +85,14 @@ def test_functions_of_the_model_that_see_the_unguided_output_are_none_of_the_sam
     patched = model.clone()
     patched.set_model_sampler_post_cfg_function(lambda args: args["denoised"])
     fast = accelerated(patched, warmup=2, tail=2)
-    sample(fast, renamed("euler_ancestral"), cfg=3.0)
+    sample(fast, of_its_own_mind("euler_ancestral"), cfg=3.0)
     assert 1 < runs(fast)[0].forecast <= STEP_COUNT // 5
 
 
 def test_a_sampler_that_turns_out_to_add_noise_may_leave_nothing_to_forecast(model):
     """Its warm-up is longer than the part of the run that may be forecast."""
     fast = accelerated(model, schedule=ADAPTIVE, warmup=2, end_percent=0.2)
-    results = [sample(m, renamed("euler_ancestral")) for m in (fast, model)]
+    results = [sample(m, of_its_own_mind("euler_ancestral")) for m in (fast, model)]
     assert torch.equal(*results) and "leave no step to forecast" in runs(fast)[0].summary()
 
 
@@ -113,9 +115,38 @@ def test_with_noise_the_widgets_of_the_fit_change_nothing(model, name):
         assert not torch.equal(outcome(**widget), plain), widget
 
 
+def of_its_own_mind(name):
+    """A sampler that cannot be run on coefficients: it looks at what the model says."""
+    inner = renamed(name)
+
+    def sample_of_another_pack(model, x, sigmas, **kwargs):
+        if not hasattr(model.inner_model, "conds"):
+            raise RuntimeError("no guider")
+        return inner.sampler_function(model, x, sigmas, **kwargs)
+
+    return comfy.samplers.KSAMPLER(sample_of_another_pack)
+
+
+@pytest.mark.parametrize("name", ["euler", "heun", "dpmpp_2m", "euler_ancestral", "dpmpp_2m_sde", "seeds_3", "lcm"])
+def test_a_sampler_that_cannot_be_run_on_coefficients_is_watched(model, name):
+    """Forecast with the stages that it shows; little, and by its denoised latents, if noise is added."""
+    fast = accelerated(model, warmup=2, tail=2)
+    result, plain = sample(fast, of_its_own_mind(name)), sample(model, of_its_own_mind(name))
+    (trace,) = runs(fast)
+    row = SAMPLERS[name]
+    assert {e.reason for e in trace.evaluations[: 4 * row.stages]} == {Reason.PROBING}
+    if row.noisy or row.obstacle == REPLACES_NOISE:
+        assert "adds noise: at most 1.25x fewer evaluations" in trace.summary()
+        assert trace.target == DENOISED_LATENT and trace.total == len(trace.evaluations)
+        assert 0 < trace.forecast <= STEP_COUNT // 5 * row.stages
+    else:
+        assert trace.error is None and trace.forecast >= STEP_COUNT // 4 * row.stages
+    assert distance(result, plain) < 0.6
+
+
 def test_a_run_that_ends_while_it_is_watched_says_so(model):
     fast = accelerated(model, warmup=1, tail=0)
-    results = [sample(m, renamed("euler_ancestral"), steps=3) for m in (fast, model)]
+    results = [sample(m, of_its_own_mind("euler_ancestral"), steps=3) for m in (fast, model)]
     assert torch.equal(*results)
     assert "the run ended before it was understood" in runs(fast)[0].summary()
 

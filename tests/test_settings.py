@@ -77,7 +77,7 @@ def test_defaults_compute_fifteen_of_fifty_and_eight_of_twenty(model):
         assert outcome(model, steps=steps, schedule=ADAPTIVE)[1].computed == computed
     result, trace = outcome(model, steps=4, schedule=ADAPTIVE)
     assert torch.equal(result, flat(FLUX.sample(model, steps=4)))
-    assert str(trace.full) == "4 steps are too few: at least 5 are computed; use more steps"
+    assert str(trace.full) == ("4 steps in one call of the sampler are too few: 5 are always computed; use more steps")
 
 
 @pytest.mark.parametrize("schedule", list(OWN))

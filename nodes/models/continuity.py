@@ -15,9 +15,9 @@ from .rows import Key
 SAMPLES = 1 << 14
 """Elements that are compared: enough to tell two windows apart."""
 
-FACTOR, MARGIN = 2.0, 0.05
-"""How much farther than the whole latent a part of it may turn, as 1 - cosine. Windows move unevenly; other windows of
-the same picture are off by far more while there is noise."""
+FACTOR, MARGIN = 1.5, 0.05
+"""How much farther than the whole latent a part of it may move, and that share of the latent's size. Parts move
+unevenly; other parts of the same latent have other noise and are off by far more."""
 
 
 class Continuity:
@@ -35,14 +35,14 @@ class Continuity:
             latent: the evaluation's whole latent.
         """
         whole = _sketch(latent)
-        turned: list[torch.Tensor] = []
+        moved: list[torch.Tensor] = []
         for key, own in zip(keys, _rows(x, len(keys)), strict=True):
             before = self._parts.get(key)
             if before is None or before[0].shape != own.shape or before[1].shape != whole.shape:
-                turned.append(torch.zeros(2, device=x.device))
+                moved.append(torch.zeros(3, device=x.device))
             else:
-                turned.append(torch.stack([_turn(own, before[0]), _turn(whole, before[1])]))
-        return [not own <= FACTOR * all_ + MARGIN for own, all_ in torch.stack(turned).tolist()]
+                moved.append(torch.stack([_size(own - before[0]), _size(whole - before[1]), _size(whole)]))
+        return [not own <= FACTOR * all_ + MARGIN * size for own, all_, size in torch.stack(moved).tolist()]
 
     def saw(self, keys: Sequence[Key], x: torch.Tensor, latent: torch.Tensor) -> None:
         """What a computed call sees. Arguments as of `broken`."""
@@ -65,5 +65,5 @@ def _sketch(value: torch.Tensor) -> torch.Tensor:
     return flat[:: max(1, flat.numel() // SAMPLES)].float()
 
 
-def _turn(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    return 1 - torch.nn.functional.cosine_similarity(a, b, dim=0)
+def _size(value: torch.Tensor) -> torch.Tensor:
+    return value.square().mean().sqrt()

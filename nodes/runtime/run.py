@@ -64,6 +64,9 @@ LIBRARIES = tuple(str(Path(module.__file__ or "").parent) for module in (torch, 
 MISSED = 0.5
 """Relative error of forecast features, their median, that says that they did not go on as before."""
 
+DRIFTED = 0.05
+"""... if the latent was off by that share of itself: where it hardly moves, features of any size do no harm."""
+
 
 class Phase(Enum):
     """What a run does."""
@@ -295,9 +298,10 @@ class SamplingRun:
         self._info, self._layout, self._map = info, layout, found
         self._signal = signal_for(self._settings, info.noisy)
         times = noise_left(self._sigmas, isinstance(self._sampling, comfy.model_sampling.CONST))
-        schedule = self._settings.schedule_for(times, info.max_speedup, layout.mean_stages())
+        irregular = layout.irregular
+        schedule = self._settings.schedule_for(times, info.max_speedup, layout.mean_stages(), len(irregular))
         guarded = self._settings.schedule == ADAPTIVE and not self._settings.evaluations
-        self._policy = Policy(schedule, self._sigmas, self._span, guarded, layout.irregular)
+        self._policy = Policy(schedule, self._sigmas, self._span, guarded, irregular)
         capacity = min(self._signal.forecaster.window, max(1, len(self._policy.planned())))
         self._features = FeatureForecaster(
             self._signal,
@@ -440,17 +444,18 @@ class SamplingRun:
                 self._disable(say(Text.NOT_FINITE))
             finite = [value for value in found if math.isfinite(value)]
             record.feature_error = max(finite) if finite else None
-            self._check_continuing(record, finite)
             if drift is not None:
                 self._judge(record, drift.wait().double().numpy())
+            self._check_continuing(record, finite)
             for before, change in changes:
                 self._policy.moved(step, before, float(change.wait().max()))
 
     def _check_continuing(self, record: Evaluation, errors: list[float]) -> None:
         """The net below everything: features that do not go on as forecast, whatever the cause."""
-        if not errors or not self.trace.kinds[: record.position].endswith("f"):
-            return
-        self._misses = self._misses + 1 if statistics.median(errors) > MISSED else 0
+        if self._info.noisy or not errors or not self.trace.kinds[: record.position].endswith("f"):
+            return  # fresh noise makes features jump by itself
+        missed = statistics.median(errors) > MISSED and (record.drift is None or record.drift > DRIFTED)
+        self._misses = self._misses + 1 if missed else 0
         if self._misses == 2:
             self._disable(say(Text.DISCONTINUED))
 

@@ -8,7 +8,7 @@ number of its evaluations, and the noise level of each.
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
@@ -29,8 +29,8 @@ MOST_PER_STEP = 6
 """Evaluations of a step; a sampler that calls the model more often is not run to its end."""
 
 
-LARGE = 1024.0
-"""Unit that makes noise small beside coefficients; a power of two, so that it costs no digits."""
+LARGE = 1024.0, 256.0
+"""Units that make noise small beside coefficients; powers of two, so that they cost no digits."""
 
 
 class LinearError(Exception):
@@ -132,18 +132,21 @@ def linear_map(
     again = run(1, 2.0)  # with other random numbers and units, a linear map is the same
     if first.levels == again.levels and torch.equal(first.coefficients, again.coefficients):
         return first
-    found, other = (_difference(run(seed, 1.0), run(seed, LARGE), LARGE) for seed in (0, 1))
+    ones = [first, run(1, 1.0)]
+    found, other = (
+        _difference(one, run(seed, unit), unit) for seed, (one, unit) in enumerate(zip(ones, LARGE, strict=True))
+    )
     tolerance = 1e-4 * float(found.coefficients.abs().max())
     if found.levels != other.levels or not torch.allclose(found.coefficients, other.coefficients, 0, tolerance):
         raise LinearError(f"the sampler {sampler_name(sampler)} is not linear in the model's outputs")
-    return found
+    return replace(found, noisy=not torch.equal(ones[0].coefficients, ones[1].coefficients))
 
 
 def _difference(one: LinearMap, large: LinearMap, unit: float) -> LinearMap:
-    """What grows with the unit: noise, which does not, falls out."""
+    """What grows with the unit: noise, and a start of the sampler's own, which do not, fall out."""
     if one.levels != large.levels:
         raise LinearError("the sampler's noise levels depend on the model's outputs")
-    return LinearMap((large.coefficients * unit - one.coefficients) / (unit - 1), one.levels, noisy=True)
+    return LinearMap((large.coefficients * unit - one.coefficients) / (unit - 1), one.levels)
 
 
 def _run(

@@ -83,7 +83,8 @@ def budget(request: Request) -> int:
     if request.interval <= 1 and not request.evaluations:
         return request.total
     asked = max(FEWEST, request.evaluations)
-    by_interval = max(least(request.total, request.interval), math.floor(request.total / request.interval))
+    free = math.floor((request.total - request.forced) / request.interval)
+    by_interval = max(least(request.total, request.interval), request.forced + free)
     return min(request.total, asked if request.evaluations else by_interval)
 
 

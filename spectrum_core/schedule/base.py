@@ -31,6 +31,7 @@ class Request:
         growth: added to the interval after each computed step, where the schedule is the paper's.
         warmup: steps computed first.
         tail: steps computed last.
+        forced: how many steps are computed whatever the schedule says.
     """
 
     times: tuple[float, ...]
@@ -39,6 +40,7 @@ class Request:
     growth: float = 0.0
     warmup: int = 1
     tail: int = 1
+    forced: int = 0
 
     @property
     def total(self) -> int:
