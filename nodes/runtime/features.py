@@ -71,7 +71,7 @@ class FeatureForecaster:
         moves_parts: bool = False,
     ) -> None:
         self._signal, self._total = signal, total
-        self._capacity, self._enough, self._note = capacity, enough, note
+        self.capacity, self._enough, self._note = capacity, enough, note
         self._replaced, self._moves_parts = replaced, moves_parts
         self._continuity = Continuity()
         self._moved = 0  # computed steps in a row with calls that saw other parts than before
@@ -90,6 +90,10 @@ class FeatureForecaster:
     def nbytes(self) -> int:
         """Bytes held."""
         return sum(history.nbytes for history in list(self._histories.values()))
+
+    def affordable(self, feature: int, device: torch.device) -> bool:
+        """Whether features of so many bytes may be held: by a share of the device's memory, the same on every run."""
+        return feature * self.capacity <= HISTORY_SHARE * get_total_memory(device)
 
     def call(
         self,
@@ -253,15 +257,16 @@ class FeatureForecaster:
         """A computed call whose features go to their histories. The first call of a kind is also the self-test."""
         position = evaluation.step
         with self._lock:
-            histories = [self._histories.setdefault(key, ConditioningHistory(self._capacity)) for key in keys]
+            histories = [self._histories.setdefault(key, ConditioningHistory(self.capacity)) for key in keys]
         for history in histories:
             history.discard(position)  # known already where the evaluation began again
 
         def receive(label: str, feature: torch.Tensor) -> None:
             if feature.ndim == 0 or feature.shape[0] % len(histories):
                 raise TapError(f"the rows of {label} {tuple(feature.shape)} do not divide by conditioning")
-            if self._signal.target == AUTO and tapped.architecture not in WHOLE_MODEL_TARGETS:
-                _check_size(feature, self._capacity)
+            bounded = self._signal.target == AUTO and tapped.architecture not in WHOLE_MODEL_TARGETS
+            if bounded and not self.affordable(feature.nbytes, feature.device):
+                raise TapError(f"the block output would need {feature.nbytes * self.capacity / 2**30:.1f} GiB")
             batch = x.shape[0] // len(histories)
             rows = rearrange(feature, "(cond batch) ... -> cond batch ...", cond=len(histories))
             for history, own in zip(histories, rows, strict=True):
@@ -395,13 +400,6 @@ def _head_alone(tapped: TappedModel, head_only: Call, features: Features) -> tor
 
 def _whole(tapped: TappedModel) -> TappedModel:
     return TappedModel(tapped.base_model, MODEL_OUTPUT)
-
-
-def _check_size(feature: torch.Tensor, capacity: int) -> None:
-    """Whether the features of a call may be held: a share of the device's memory, so the same on every run."""
-    needed, total = feature.nbytes * capacity, get_total_memory(feature.device)
-    if needed > HISTORY_SHARE * total:
-        raise TapError(f"the block output would need {needed / 2**30:.1f} GiB")
 
 
 def _shares_memory(output: torch.Tensor, feature: torch.Tensor) -> bool:

@@ -30,6 +30,7 @@ from ...spectrum_core.messages import Message, Reason, Text, say
 from ...spectrum_core.readback import Delayed, Readback, Stopwatch
 from ...spectrum_core.trace import Evaluation, Trace
 from ..models.controlnet import DeferredControl, LazyResiduals, active_controls
+from ..models.footprint import feature_bytes, held_bytes, reserved
 from ..samplers.layout import Layout, cleaned, on_level
 from ..samplers.linear_map import (
     UNGUIDED_OUTPUTS,
@@ -182,6 +183,7 @@ class SamplingRun:
             self._disable(found)
             return
         for kind, wrapper in (
+            (WrappersMP.PREPARE_SAMPLING, self._prepare_sampling),
             (WrappersMP.PREDICT_NOISE, self._predict_noise),
             (WrappersMP.CALC_COND_BATCH, self._calc_cond_batch),
             (WrappersMP.APPLY_MODEL, self._apply_model),
@@ -190,6 +192,27 @@ class SamplingRun:
         options["sampler_pre_cfg_function"] = [*options.get("sampler_pre_cfg_function", ()), self._guided]
         if masked:
             options["denoise_mask_function"] = partial(self._masked, options.get("denoise_mask_function"))
+
+    def _prepare_sampling(
+        self, executor: Any, model: Any, noise_shape: Any, conds: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        """PREPARE_SAMPLING wrapper: what the run will hold is part of the memory that ComfyUI plans with."""
+        extra = self._guarded("planning memory", self._held, model, tuple(noise_shape), len(conds or ()))
+        if not extra:
+            return executor(model, noise_shape, conds, *args, **kwargs)
+        with reserved(model.model, extra):
+            return executor(model, noise_shape, conds, *args, **kwargs)
+
+    def _held(self, patcher: Any, latent: tuple[int, ...], conditionings: int) -> int:
+        """Bytes that the run is going to hold."""
+        feature = math.prod(latent) * torch.float32.itemsize
+        if self._signal.target in (AUTO, BLOCK_OUTPUT):
+            dtype = patcher.model.get_dtype_inference()
+            wanted = feature_bytes(raw_network(patcher.model), latent, dtype)
+            if self._signal.target == BLOCK_OUTPUT or self._features.affordable(wanted, self._device):
+                feature = wanted
+        corrected = self._corrector is not None
+        return held_bytes(feature, latent, self._features.capacity, max(1, conditionings), corrected)
 
     @contextmanager
     def environment(self) -> Iterator[None]:

@@ -1,0 +1,68 @@
+"""ComfyUI plans with what a run is going to hold."""
+
+import comfy.model_management
+import pytest
+import torch
+from sampling import runs
+from spectrum_accelerate.nodes.models.footprint import CORRECTOR_LATENTS, feature_bytes, held_bytes
+from spectrum_accelerate.nodes.runtime import accelerate, features
+from spectrum_accelerate.nodes.settings import RAW_OUTPUT, Settings
+from zoo import MODELS
+
+KINDS = ("flux", "sd15", "wan21_t2v", "lumina2", "qwen_image", "ltxv", "hunyuan_video", "sd35", "chroma", "pixart_alpha")
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_width_of_a_network_is_found(name, monkeypatch):
+    """Within a factor of two of the features that are really held."""
+    kind = MODELS[name]
+    model, held = kind.build(), []
+    push = features.ConditioningHistory.push
+
+    def counted(self, label, position, feature):
+        held.append(feature.nbytes)
+        push(self, label, position, feature)
+
+    monkeypatch.setattr(features.ConditioningHistory, "push", counted)
+    kind.sample(accelerate(model, Settings.of()), steps=8)
+    expected = feature_bytes(model.model.diffusion_model, (1, *kind.latent), torch.float32)
+    assert 0.5 <= expected / max(held) <= 2
+
+
+def planned(monkeypatch, model, kind, **options):
+    """Bytes that reach ComfyUI's loading of models."""
+    seen = []
+    load = comfy.model_management.load_models_gpu
+
+    def watched(models, memory_required=0, **kwargs):
+        seen.append((memory_required, kwargs.get("minimum_memory_required")))
+        return load(models, memory_required=memory_required, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(comfy.model_management, "load_models_gpu", watched)
+        kind.sample(model, **options)
+    return seen[-1]
+
+
+@pytest.mark.parametrize("target", ["auto", RAW_OUTPUT])
+def test_the_plan_holds_histories_and_the_corrector(monkeypatch, target):
+    kind = MODELS["flux"]
+    model = kind.build()
+    plain = planned(monkeypatch, model, kind, steps=12, cfg=3.0)
+    fast = accelerate(model, Settings.of(target=target))
+    ours = planned(monkeypatch, fast, kind, steps=12, cfg=3.0)
+    latent = (1, *kind.latent)
+    size = 4 * torch.Size(latent).numel()
+    feature = size if target == RAW_OUTPUT else feature_bytes(model.model.diffusion_model, latent, torch.float32)
+    expected = held_bytes(feature, latent, 3, 2, corrected=True)
+    assert expected == 2 * 4 * feature + CORRECTOR_LATENTS * size
+    assert ours[0] - plain[0] == pytest.approx(expected) and ours[1] - plain[1] == pytest.approx(expected)
+    assert runs(fast)[0].forecast > 0
+    assert planned(monkeypatch, model, kind, steps=12, cfg=3.0) == plain, "only for the accelerated run"
+
+
+def test_a_run_that_is_not_accelerated_plans_nothing(monkeypatch):
+    kind = MODELS["flux"]
+    model = kind.build()
+    plain = planned(monkeypatch, model, kind, steps=4)
+    assert planned(monkeypatch, accelerate(model, Settings.of()), kind, steps=4) == plain
