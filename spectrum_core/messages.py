@@ -45,7 +45,7 @@ class Text(Enum):
     BANK = "{bank} keeps values of every step, so every step is computed"
     MOVING = "another pack changes from step to step which part of the latent a call gets"
     ANSWERED = "another pack answered a step without calling the model, as caches do; remove one of the two"
-    DISCONTINUED = "forecasts missed the model's features by more than half, twice in a row"
+    DISCONTINUED = "the model's features did not go on as forecast, twice in a row; something changes them in mid-run"
     GRADIENTS = "gradients are on"
     UNSEEN = "the guider calls the model in a way that Spectrum cannot follow"
     TOO_SHORT = 'sampler "{sampler}" is unknown and the run ended before it was understood'
