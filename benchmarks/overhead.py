@@ -37,7 +37,7 @@ from spectrum_accelerate.nodes.models.taps import TappedModel
 from spectrum_accelerate.nodes.runtime import accelerate, attachment
 from spectrum_accelerate.nodes.samplers.linear_map import linear_map
 from spectrum_accelerate.nodes.settings import Settings
-from spectrum_accelerate.spectrum_core.corrector import Corrector
+from spectrum_accelerate.spectrum_core.corrector import ORDER, Corrector, polynomial
 from torch.utils.flop_counter import FlopCounterMode
 
 from demo import inprocess
@@ -175,8 +175,9 @@ def correction(sampler: str) -> dict[str, Any]:
         comfy.samplers.ksampler(sampler), sampling, sigmas, lambda sigma, output, latent: latent - sigma * output
     )
     corrector = Corrector(
-        found.coefficients[:, 1:].numpy(), 1, lambda e: 1 / found.levels[e],
-        lambda known, step: settings.forecaster().weights(known, step, 50), settings.window,
+        found.coefficients[:, 1:].numpy(), range(50), lambda e: 1 / found.levels[e],
+        lambda known, step: settings.forecaster().weights(known, step, 50),
+        lambda known, step: polynomial(ORDER).weights(known, step, 50), settings.window,
     )  # fmt: skip
     computed = set(settings.schedule_for(sigmas.tolist()).plan(50))
     # A smooth path: outputs that do not lie on one are not corrected.

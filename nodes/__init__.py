@@ -4,6 +4,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .accelerate import SpectrumAccelerate
 from .compare import SpectrumCompare
+from .raylight import SpectrumAccelerateRaylight
 from .report import SpectrumReport
 
 
@@ -11,4 +12,4 @@ class SpectrumExtension(ComfyExtension):
     """The nodes of this pack."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [SpectrumAccelerate, SpectrumReport, SpectrumCompare]
+        return [SpectrumAccelerate, SpectrumReport, SpectrumCompare, SpectrumAccelerateRaylight]

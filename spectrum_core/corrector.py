@@ -40,7 +40,7 @@ Weights = Callable[[Sequence[int], int], Array]
 ORDER = 2
 
 
-def between(order: int) -> Forecaster:
+def polynomial(order: int) -> Forecaster:
     """The polynomial through the computed points nearest to a gap."""
     return Forecaster(degree=order, window=order + 1, ridge=0.0)
 
@@ -101,6 +101,7 @@ class Corrector:
             evaluations, or fewer at the end.
         response: evaluation -> change of an output with its latent, (1 - kappa) / sigma, as it is now.
         weights: of the run's forecasts; positions are steps.
+        between: of the interpolation between computed steps, see `polynomial`.
         held: how many computed steps a forecast uses at most.
         order: of the polynomials that gaps are interpolated by.
         parts: sizes of the parts of a latent that are joined in one (video and audio); drifts are of each part.
@@ -112,6 +113,7 @@ class Corrector:
         starts: Sequence[int],
         response: Callable[[int], float],
         weights: Weights,
+        between: Weights,
         held: int = ORDER + 1,
         order: int = ORDER,
         parts: Sequence[int] = (),
@@ -119,7 +121,7 @@ class Corrector:
         self._parts = tuple(parts)
         self._map, self._starts, self._response = map, tuple(starts), response
         self._weights, self._held = weights, max(held, order + 1)
-        self._order, self._between = order, between(order)
+        self._order, self._between = order, between
         self._memory_steps = _memory_steps(map, self._starts)
         self._known: dict[int, list[torch.Tensor]] = {}  # computed step -> what its outputs would have been, by stage
         self._revisions: dict[
@@ -219,7 +221,7 @@ class Corrector:
         points = [*sorted(self._known)[-self._order :], step]
         fewest = min(len(self._known[k]) for k in points[:-1])
         gap = [e for e in gap if stages[e] < min(count, fewest)]  # the first and the last step may lack stages
-        weights = {e: self._between.weights(points, self._place(e)[0], self._map.shape[1]) for e in gap}
+        weights = {e: self._between(points, self._place(e)[0]) for e in gap}
         # Latents were off by delta_e = sum_j M_ej (believed_j before - now), which holds the outputs to be found.
         response = [self._response(first + row) for row in range(count)]
         off: list[torch.Tensor] = []

@@ -73,6 +73,38 @@ class Forecaster:
         return solution
 
 
+class Axis:
+    """Where the steps of a run lie on the axis that forecasts are fitted along.
+
+    Evenly, as in the paper, until a schedule knows better: a model that moves most at the start follows a much lower
+    polynomial in its own time than in steps.
+
+    Attributes:
+        places: of each step, ascending from 0 to the number of steps; None for evenly.
+
+    >>> axis = Axis()
+    >>> axis.weights(Forecaster(degree=1, window=2, ridge=0.0), [0, 1], 2, total=4).tolist()
+    [-1.0, 2.0]
+    >>> axis.places = (0.0, 2.0, 3.0, 3.5, 4.0)
+    >>> axis.weights(Forecaster(degree=1, window=2, ridge=0.0), [0, 1], 2, total=4).tolist()
+    [-0.5, 1.5]
+    """
+
+    def __init__(self) -> None:
+        self.places: tuple[float, ...] | None = None
+
+    def weights(self, forecaster: Forecaster, positions: Sequence[float], target: float, total: int) -> Array:
+        """`Forecaster.weights` for steps."""
+        if self.places is None:
+            return forecaster.weights(positions, target, total)
+        return forecaster.weights([self._place(p) for p in positions], self._place(target), total)
+
+    def _place(self, step: float) -> float:
+        assert self.places is not None
+        index = int(step)
+        return self.places[index] if index < len(self.places) else self.places[-1] + step - len(self.places) + 1
+
+
 @lru_cache(maxsize=4096)
 def _weights(forecaster: Forecaster, positions: tuple[float, ...], target: float, total: int) -> Array:
     """Solved once per set of positions: all conditionings of a run share them, and the corrector asks again."""

@@ -46,20 +46,20 @@ class Delayed:
     def __init__(self) -> None:
         self._waiting: list[tuple[int, Any]] = []
 
-    def put(self, evaluation: int, measured: Any) -> None:
-        """Something was measured in an evaluation."""
-        self._waiting.append((evaluation, measured))
+    def put(self, evaluation: int, measured: Any, lag: int | None = None) -> None:
+        """Something was measured in an evaluation; it acts `lag` evaluations later, `LAG` if None."""
+        self._waiting.append((evaluation + (LAG if lag is None else lag), measured))
 
-    def due(self, evaluation: float) -> list[tuple[int, Any]]:
-        """What may act on the decision about an evaluation: all that was measured at least `LAG` evaluations before.
+    def due(self, evaluation: float) -> list[Any]:
+        """What may act on the decision about an evaluation: all whose place has come.
 
         >>> delayed = Delayed()
         >>> delayed.put(3, "drift")
         >>> delayed.due(4), delayed.due(5), delayed.due(6)
-        ([], [(3, 'drift')], [])
+        ([], ['drift'], [])
         """
-        found = [entry for entry in self._waiting if entry[0] + LAG <= evaluation]
-        self._waiting = [entry for entry in self._waiting if entry[0] + LAG > evaluation]
+        found = [measured for place, measured in self._waiting if place <= evaluation]
+        self._waiting = [entry for entry in self._waiting if entry[0] > evaluation]
         return found
 
     def clear(self) -> None:

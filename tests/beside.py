@@ -93,6 +93,7 @@ def beside(
     patched: Callable[[Any], Any] = lambda model: model,
     load: Callable[[], Any] = inprocess.embedded_model,
     sample: Callable[..., Any] = latents,
+    target: str = "auto",
     **more: Any,
 ) -> Outcome:
     """A run with the defaults beside a pack, and the same without our node.
@@ -102,6 +103,7 @@ def beside(
         patched: what the pack does to a MODEL.
         load: makes the MODEL.
         sample: samples it.
+        target: what is forecast.
     """
 
     def alone(**changes: Any) -> torch.Tensor:
@@ -109,7 +111,7 @@ def beside(
         return result
 
     plain = alone()
-    fast = accelerate(patched(load()), Settings.of())
+    fast = accelerate(patched(load()), Settings.of(target=target))
     result = sample(fast, sampler(), **more)
     return Outcome(runs(fast)[-1], result, plain, alone)
 

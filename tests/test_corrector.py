@@ -18,7 +18,15 @@ from spectrum_accelerate.nodes.samplers.signal import signal_for
 from spectrum_accelerate.nodes.samplers.table import SAMPLERS
 from spectrum_accelerate.nodes.settings import ADAPTIVE, Settings
 from spectrum_accelerate.spectrum_core import corrector as correction_module
-from spectrum_accelerate.spectrum_core.corrector import DATA_STD, MAX_RESPONSE, ORDER, Corrector, _solved, denoiser_gain
+from spectrum_accelerate.spectrum_core.corrector import (
+    DATA_STD,
+    MAX_RESPONSE,
+    ORDER,
+    Corrector,
+    _solved,
+    denoiser_gain,
+    polynomial,
+)
 from spectrum_accelerate.spectrum_core.forecast import Forecaster
 from spectrum_accelerate.spectrum_core.messages import Reason
 from toys import DETERMINISTIC, SAMPLINGS, sampler_object
@@ -90,9 +98,12 @@ class Toy:
 
     def correction(self, response=None):
         answers = self.response if response is None else response
-        return Corrector(
-            self.map, self.starts[:-1], answers.__getitem__, self.weights, order=1 if self.noisy else ORDER
-        )
+        order = 1 if self.noisy else ORDER
+
+        def between(known, step):
+            return polynomial(order).weights(known, step, self.steps)
+
+        return Corrector(self.map, self.starts[:-1], answers.__getitem__, self.weights, between, order=order)
 
     def line(self, outputs, evaluation, computed):
         """The forecast of an output: a straight line, so that it is wrong."""

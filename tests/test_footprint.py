@@ -9,7 +9,18 @@ from spectrum_accelerate.nodes.runtime import accelerate, features
 from spectrum_accelerate.nodes.settings import RAW_OUTPUT, Settings
 from zoo import MODELS
 
-KINDS = ("flux", "sd15", "wan21_t2v", "lumina2", "qwen_image", "ltxv", "hunyuan_video", "sd35", "chroma", "pixart_alpha")
+KINDS = (
+    "flux",
+    "sd15",
+    "wan21_t2v",
+    "lumina2",
+    "qwen_image",
+    "ltxv",
+    "hunyuan_video",
+    "sd35",
+    "chroma",
+    "pixart_alpha",
+)
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from einops import rearrange
 
-from ...spectrum_core.forecast import Forecaster
+from ...spectrum_core.forecast import Axis, Forecaster
 from ...spectrum_core.history import History
 from .taps import Features
 
@@ -116,10 +116,15 @@ def _hook_strengths(base_model: object) -> Key:
 
 
 class ConditioningHistory:
-    """The features of one conditioning's rows, a history per tapped feature; all have the same positions."""
+    """The features of one conditioning's rows, a history per tapped feature; all have the same positions.
 
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
+    Args:
+        capacity: positions that are held at most.
+        axis: that forecasts are fitted along; evenly if None.
+    """
+
+    def __init__(self, capacity: int, axis: Axis | None = None) -> None:
+        self._capacity, self._axis = capacity, axis or Axis()
         self._histories: dict[str, History] = {}
 
     @property
@@ -166,12 +171,14 @@ class ConditioningHistory:
         history = self._histories.get(label)
         if history is None or not history.fits(feature):
             return None
-        return history.error(forecaster.weights(history.positions, target, total).tolist(), feature, pictures)
+        return history.error(
+            self._axis.weights(forecaster, history.positions, target, total).tolist(), feature, pictures
+        )
 
     def forecast(self, label: str, forecaster: Forecaster, target: float, total: int, out: torch.Tensor) -> None:
         """Write the forecast of a feature to `out`."""
         history = self._histories[label]
-        history.combine(forecaster.weights(history.positions, target, total).tolist(), out)
+        history.combine(self._axis.weights(forecaster, history.positions, target, total).tolist(), out)
 
 
 def forecast_rows(

@@ -5,7 +5,8 @@ from typing import Any
 
 import torch
 
-from ...spectrum_core.corrector import Corrector, denoiser_gain
+from ...spectrum_core.corrector import Corrector, denoiser_gain, polynomial
+from ...spectrum_core.forecast import Axis
 from ..samplers.layout import Layout
 from ..samplers.linear_map import LinearMap
 from ..samplers.signal import Signal
@@ -19,6 +20,7 @@ class LatentCorrector:
 
     Args:
         signal: of the run.
+        axis: that forecasts are fitted along.
         found: the sampler's linear map, in outputs of the signal.
         layout: of its evaluations.
         sampling: ComfyUI's model sampling.
@@ -26,7 +28,13 @@ class LatentCorrector:
     """
 
     def __init__(
-        self, signal: Signal, found: LinearMap, layout: Layout, sampling: Any, parts: Sequence[int] = ()
+        self,
+        signal: Signal,
+        axis: Axis,
+        found: LinearMap,
+        layout: Layout,
+        sampling: Any,
+        parts: Sequence[int] = (),
     ) -> None:
         self._signal, self._layout = signal, layout
         self._scale = 1.0  # of classifier-free guidance
@@ -35,6 +43,8 @@ class LatentCorrector:
         self._uncorrected: tuple[torch.Tensor, torch.Tensor] | None = None
         levels, steps = found.levels, len(layout.starts)
         data = [float(sampling.noise_scaling(torch.tensor(s), torch.zeros(1), torch.ones(1))) for s in levels]
+
+        between = polynomial(signal.order)
 
         def response(evaluation: int) -> float:
             sigma = levels[evaluation]
@@ -49,7 +59,8 @@ class LatentCorrector:
             found.coefficients[:, 1:].numpy(),
             layout.starts,
             response,
-            lambda known, step: signal.forecaster.weights(known, step, steps),
+            lambda known, step: axis.weights(signal.forecaster, known, step, steps),
+            lambda known, step: axis.weights(between, known, step, steps),
             signal.forecaster.window,
             order=signal.order,
             parts=parts,

@@ -13,7 +13,7 @@ import torch
 from comfy.model_management import OOM_EXCEPTION, InterruptProcessingException, get_total_memory
 from einops import rearrange
 
-from ...spectrum_core.forecast import Forecaster
+from ...spectrum_core.forecast import Axis, Forecaster
 from ...spectrum_core.messages import Message, Reason, Text, say
 from ...spectrum_core.readback import Readback
 from ..models.architectures import DENOISED, MODEL_OUTPUT, Architecture, find
@@ -52,6 +52,7 @@ class FeatureForecaster:
 
     Args:
         signal: what is forecast.
+        axis: that forecasts are fitted along.
         total: steps of the run.
         capacity: how many computed steps a history holds at most.
         enough: how many computed steps a forecast needs.
@@ -63,6 +64,7 @@ class FeatureForecaster:
     def __init__(
         self,
         signal: Signal,
+        axis: Axis,
         total: int,
         capacity: int,
         enough: int,
@@ -70,7 +72,7 @@ class FeatureForecaster:
         replaced: frozenset[str] = frozenset(),
         moves_parts: bool = False,
     ) -> None:
-        self._signal, self._total = signal, total
+        self._signal, self._axis, self._total = signal, axis, total
         self.capacity, self._enough, self._note = capacity, enough, note
         self._replaced, self._moves_parts = replaced, moves_parts
         self._continuity = Continuity()
@@ -257,7 +259,9 @@ class FeatureForecaster:
         """A computed call whose features go to their histories. The first call of a kind is also the self-test."""
         position = evaluation.step
         with self._lock:
-            histories = [self._histories.setdefault(key, ConditioningHistory(self.capacity)) for key in keys]
+            histories = [
+                self._histories.setdefault(key, ConditioningHistory(self.capacity, self._axis)) for key in keys
+            ]
         for history in histories:
             history.discard(position)  # known already where the evaluation began again
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from ...spectrum_core.forecast import Axis
 from ...spectrum_core.messages import Message, Reason, Text, say
 from ...spectrum_core.schedule import Schedule, State
 
@@ -40,6 +41,9 @@ class Policy:
         span: noise levels that may be forecast.
         guarded: whether the rest is computed once the estimated error is too high.
         irregular: steps with other evaluations than the rest.
+
+    Attributes:
+        axis: that forecasts are fitted along.
     """
 
     def __init__(
@@ -53,6 +57,7 @@ class Policy:
         self._schedule, self._sigmas, self._span, self._guarded = schedule, sigmas, span, guarded
         self._irregular = irregular
         self._state = State()
+        self.axis = Axis()
         self._error = 0.0
 
     @property
@@ -77,6 +82,12 @@ class Policy:
         """The model's output changed so much between two computed steps, see `Schedule.learn`."""
         if math.isfinite(change):
             self._state = self._schedule.learn(self._state, step, before, change)
+            self.axis.places = self._schedule.places(self._state)
+
+    @property
+    def curious(self) -> bool:
+        """Whether the schedule waits for a number of `moved`."""
+        return self._schedule.curious(self._state)
 
     def drifted(self, error: float) -> None:
         """The estimated error of the final latent so far, worst picture."""

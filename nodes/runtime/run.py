@@ -51,6 +51,7 @@ from .evaluation import BeginAgain, EvaluationInProgress
 from .features import FeatureForecaster, failure, raw_network
 from .policy import Policy, Range
 from .progress import Progress
+from .ranks import RankError, ranks
 
 T = TypeVar("T")
 
@@ -163,6 +164,7 @@ class SamplingRun:
         self._map: LinearMap | None = None
         self._corrector: LatentCorrector | None = None
         self._probe: SamplerProbe | None = None
+        self._ranks = ranks()
         self._known = known_sampler(sampler)
         self._recognise(sampler, given)
 
@@ -329,6 +331,7 @@ class SamplingRun:
         capacity = min(self._signal.forecaster.window, max(1, len(self._policy.planned())))
         self._features = FeatureForecaster(
             self._signal,
+            self._policy.axis,
             self._policy.steps,
             capacity,
             min(2, self._settings.warmup),
@@ -337,7 +340,9 @@ class SamplingRun:
             self._moves_parts,
         )
         if self._settings.correct and found is not None:
-            self._corrector = LatentCorrector(self._signal, found, layout, self._sampling, self._parts)
+            self._corrector = LatentCorrector(
+                self._signal, self._policy.axis, found, layout, self._sampling, self._parts
+            )
         target = self._signal.target
         self.trace.total, self.trace.target = layout.total, BLOCK_OUTPUT if target == AUTO else target
 
@@ -462,7 +467,7 @@ class SamplingRun:
 
     def _learn(self, evaluation: float) -> None:
         """Use the numbers whose place this evaluation is."""
-        for _, (step, record, errors, drift, changes) in self._measured.due(evaluation):
+        for step, record, errors, drift, changes in self._measured.due(evaluation):
             found = [value for error in errors for value in error.wait().tolist()]
             if any(math.isnan(value) for value in found):
                 self._disable(say(Text.NOT_FINITE))
@@ -508,7 +513,9 @@ class SamplingRun:
         measured = Readback(drift) if drift is not None else None
         if evaluation.feature_errors or evaluation.changes or measured is not None:
             entry = (evaluation.step, evaluation.record, evaluation.feature_errors, measured, evaluation.changes)
-            self._measured.put(evaluation.record.position, entry)
+            # How fast the model moves decides about the very next step; that is waited for, once in a run.
+            lag = 1 if evaluation.changes and self._policy.curious else None
+            self._measured.put(evaluation.record.position, entry, lag)
         return denoised
 
     def _end(self, evaluation: EvaluationInProgress) -> None:
@@ -597,7 +604,14 @@ class SamplingRun:
             return output
 
         evaluation = self._evaluation
-        if evaluation is None or self._phase is not Phase.FORECASTING or evaluation.failure is not None:
+        running = evaluation is not None and self._phase is Phase.FORECASTING and evaluation.failure is None
+        if self._ranks is not None:
+            wanted = running and evaluation is not None and evaluation.forecast
+            if not self._ranks.agree(wanted) and wanted and evaluation is not None:
+                evaluation.failure = say(Text.RANKS)
+                evaluation.compute(Reason.OFF)
+                return full()
+        if evaluation is None or not running:
             return full()
         if torch.is_grad_enabled():
             evaluation.failure = say(Text.GRADIENTS)
@@ -606,7 +620,7 @@ class SamplingRun:
             return full()
         try:
             return self._features.call(evaluation, executor.class_obj, x, options, full, head)
-        except (InterruptProcessingException, BeginAgain):
+        except (InterruptProcessingException, BeginAgain, RankError):
             raise
         except Exception as error:
             # The model's own errors are none of ours; but out of memory it may be only because of us.
@@ -635,7 +649,7 @@ def _close(run: SamplingRun | None, error: BaseException) -> None:
 
 def _ours(error: BaseException) -> bool:
     """Whether an error began in our code, rather than in what it calls."""
-    if isinstance(error, InterruptProcessingException) or not isinstance(error, Exception):
+    if isinstance(error, InterruptProcessingException | RankError) or not isinstance(error, Exception):
         return False
     files = []
     trace = error.__traceback__

@@ -20,6 +20,9 @@ BASE_RATE = 2.6
 """Relative change of the conditional output per unit of noise at the start of a model with k = 1. Measured on three
 trained models (docs/schedules.md); errors of this constant matter little: 2 and 3.6 give the same results."""
 
+OWN_TIME = 0.5
+"""Share of the model's own time in the axis that forecasts are fitted along; the rest is steps."""
+
 STEEPEST = 16.0
 """Largest k that is told apart: beyond, nearly all of the budget lies in the first steps anyway."""
 
@@ -70,6 +73,18 @@ class Adaptive(Schedule):
         if not isinstance(state, Placed) or state.k:
             return state
         return self._place(replace(state, k=steepness(self.times, before, index, change)), again=True)
+
+    def curious(self, state: State) -> bool:
+        """See `Schedule`."""
+        return isinstance(state, Placed) and not state.k
+
+    def places(self, state: State) -> tuple[float, ...] | None:
+        """See `Schedule`: half evenly over the steps, half over the model's own time."""
+        if not isinstance(state, Placed) or not state.k:
+            return None
+        own, steps = own_times(self.times, state.k), len(self.times) - 1
+        passed = [(own[0] - t) / (own[0] - own[-1]) for t in own]
+        return tuple((OWN_TIME * p * steps + (1 - OWN_TIME) * step) for step, p in enumerate(passed))
 
     def unsuitable(self, total: int) -> Message | None:
         """See `Schedule`."""

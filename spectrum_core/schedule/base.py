@@ -84,6 +84,14 @@ class Schedule(ABC):
         """
         return state
 
+    def curious(self, state: State) -> bool:
+        """Whether what `learn` is told next decides about the next step."""
+        return False
+
+    def places(self, state: State) -> tuple[float, ...] | None:
+        """Where the steps lie on the axis that forecasts are fitted along, see `Axis`."""
+        return None
+
     def reason(self, state: State, index: int, total: int) -> Reason | None:
         """Why step `index` of `total` is computed, or None where it is forecast."""
         if index < self.warmup:
