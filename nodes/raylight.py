@@ -18,7 +18,7 @@ PACK = Path(__file__).resolve().parent.parent
 SECONDS = 120.0
 """How long the workers are waited for."""
 
-SHOWN = [setting for setting in all_settings(SCHEDULE.default) if setting.advanced and setting.name != TARGET.name]
+SHOWN = [setting for setting in all_settings(str(SCHEDULE.default)) if setting.advanced and setting.name != TARGET.name]
 """The last widgets of the node; the target is always the model output, so that no process waits for another."""
 
 

@@ -46,7 +46,7 @@ class Text(Enum):
     MOVING = "another pack changes from step to step which part of the latent a call gets"
     ANSWERED = "another pack answered a step without calling the model, as caches do; remove one of the two"
     DISCONTINUED = "the model's features did not go on as forecast, twice in a row; something changes them in mid-run"
-    RANKS = "another worker computes this step"
+    RANKS = "the workers disagreed about a step"
     GRADIENTS = "gradients are on"
     UNSEEN = "the guider calls the model in a way that Spectrum cannot follow"
     TOO_SHORT = 'sampler "{sampler}" is unknown and the run ended before it was understood'

@@ -1,9 +1,10 @@
-"""The node for Raylight, with real Ray: actors that offer the two calls of Raylight's workers around ComfyUI's own class.
+"""The node for Raylight, with real Ray: actors with the calls of Raylight's workers around ComfyUI's own class.
 
 What is no part of this machine: Raylight itself, xFuser, and several GPUs. The workers here split each call as
 CFG-parallel ones do: each runs the network for its share of the rows, and torch.distributed (gloo) joins the results.
 """
 
+import os
 import socket
 import subprocess
 import sys
@@ -25,8 +26,7 @@ class Worker:
     """A worker as Raylight's: it holds a model, applies functions to it, and samples."""
 
     def __init__(self, root, rank, size, port):
-        import sys
-
+        os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # the name of this machine need not lead to it
         sys.path[:0] = [root, f"{root}/tests"]
         from demo import inprocess
 
@@ -47,8 +47,6 @@ class Worker:
             def forward(self, x, timestep, context, *args, **kwargs):
                 worker.calls += 1
                 if worker.dies_at is not None and worker.calls >= worker.dies_at:
-                    import os
-
                     os._exit(1)
                 split = [v.tensor_split(worker.size)[worker.rank] for v in (x, timestep, context)]
                 kwargs = {
@@ -72,8 +70,6 @@ class Worker:
 
     def differ(self, step):
         """A rank that comes to another decision."""
-        import sys
-
         policy = sys.modules["spectrum_accelerate_in_worker"].nodes.runtime.policy
         decide = policy.Policy.decide
         reason = sys.modules["spectrum_accelerate_in_worker"].spectrum_core.messages.Reason
@@ -85,8 +81,6 @@ class Worker:
 
     def sample(self, cfg):
         """Raylight's samplers do that in each worker."""
-        import sys
-
         from beside import latents, own
 
         self.calls = 0
@@ -99,6 +93,7 @@ class Worker:
 
 @pytest.fixture(scope="module")
 def cluster():
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (else workers wait for all others)
     ray.init(num_cpus=2, address="local", include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
     yield
     ray.shutdown()
@@ -139,20 +134,20 @@ def test_a_rank_that_differs_stops_forecasts_everywhere_at_the_same_step(workers
     found = ray.get([worker.sample.remote(3.0) for worker in workers], timeout=120)
     kinds = [kinds for _, _, kinds, _ in found]
     assert kinds[0] == kinds[1] and "f" in kinds[0][:5] and kinds[0][5:] == "c" * (STEPS - 5)
-    assert "another worker computes this step" in found[0][3]
+    assert all("the workers disagreed" in summary for _, _, _, summary in found)
     assert torch.equal(found[0][0], found[1][0])
 
 
 def test_a_worker_that_dies_in_mid_run_is_an_error_and_no_wait(workers):
     attach(workers)
     ray.get(workers[1].fail_at.remote(3))
-    with pytest.raises(Exception, match="(?i)died|closed|did not answer|reset|peer"):
+    with pytest.raises(Exception, match=r"(?i)died|closed|did not answer|reset|peer"):
         ray.get([worker.sample.remote(3.0) for worker in workers], timeout=150)
 
 
 def test_a_worker_that_is_gone_is_said(workers):
     ray.kill(workers[1])
-    with pytest.raises(RuntimeError, match="a worker is gone .*restart ComfyUI"):
+    with pytest.raises(RuntimeError, match=r"a worker is gone .*restart ComfyUI"):
         attach(workers)
 
 

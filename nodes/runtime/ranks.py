@@ -25,17 +25,21 @@ class Ranks:
         self._group: Any = torch.distributed.new_group(backend="gloo", timeout=TIMEOUT)
 
     def agree(self, forecast: bool) -> bool:
-        """Whether all processes forecast this call. Each of them asks, at every call.
+        """Whether all processes want the same for this call. Each of them asks, at every call.
+
+        Args:
+            forecast: what this one wants; else to compute.
 
         Raises:
             RankError: if one does not answer.
         """
-        answer = torch.tensor([int(forecast)])
+        answer = torch.tensor([int(forecast), -int(forecast)])
         try:
             torch.distributed.all_reduce(answer, torch.distributed.ReduceOp.MIN, group=self._group)
         except RuntimeError as error:
             raise RankError(f"a worker did not answer ({error}); restart the workers") from None
-        return bool(answer.item())
+        least, most = answer[0].item(), -answer[1].item()
+        return bool(least == most)
 
 
 def ranks() -> Ranks | None:

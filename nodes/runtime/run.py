@@ -607,9 +607,10 @@ class SamplingRun:
         running = evaluation is not None and self._phase is Phase.FORECASTING and evaluation.failure is None
         if self._ranks is not None:
             wanted = running and evaluation is not None and evaluation.forecast
-            if not self._ranks.agree(wanted) and wanted and evaluation is not None:
+            if not self._ranks.agree(wanted) and running and evaluation is not None:
                 evaluation.failure = say(Text.RANKS)
-                evaluation.compute(Reason.OFF)
+                if evaluation.forecast:
+                    evaluation.compute(Reason.OFF)
                 return full()
         if evaluation is None or not running:
             return full()

@@ -20,11 +20,12 @@ BASE_RATE = 2.6
 """Relative change of the conditional output per unit of noise at the start of a model with k = 1. Measured on three
 trained models (docs/schedules.md); errors of this constant matter little: 2 and 3.6 give the same results."""
 
-OWN_TIME = 0.5
-"""Share of the model's own time in the axis that forecasts are fitted along; the rest is steps."""
-
 STEEPEST = 16.0
 """Largest k that is told apart: beyond, nearly all of the budget lies in the first steps anyway."""
+
+
+GRID = tuple(STEEPEST ** (i / 16) for i in range(17))
+"""What k may be."""
 
 
 @dataclass(frozen=True)
@@ -72,19 +73,25 @@ class Adaptive(Schedule):
         """See `Schedule`. The first number counts: later ones see a model that has slowed down."""
         if not isinstance(state, Placed) or state.k:
             return state
-        return self._place(replace(state, k=steepness(self.times, before, index, change)), again=True)
+        seen = steepness(self.times, before, index, change)
+        # The smallest k that plans the same: a picture's neighbours in the batch decide what is computed, so that
+        # nothing else may follow from k.
+        plan = self._planned(replace(state, k=next(k for k in GRID if k >= seen)))
+        k = next(k for k in GRID if self._planned(replace(state, k=k)) == plan)
+        return self._place(replace(state, k=k), again=True)
 
     def curious(self, state: State) -> bool:
         """See `Schedule`."""
         return isinstance(state, Placed) and not state.k
 
     def places(self, state: State) -> tuple[float, ...] | None:
-        """See `Schedule`: half evenly over the steps, half over the model's own time."""
+        """See `Schedule`: by steps where the model is calm, by its own time the more the steeper it starts."""
         if not isinstance(state, Placed) or not state.k:
             return None
         own, steps = own_times(self.times, state.k), len(self.times) - 1
         passed = [(own[0] - t) / (own[0] - own[-1]) for t in own]
-        return tuple((OWN_TIME * p * steps + (1 - OWN_TIME) * step) for step, p in enumerate(passed))
+        share = 1 - 1 / state.k
+        return tuple(share * p * steps + (1 - share) * step for step, p in enumerate(passed))
 
     def unsuitable(self, total: int) -> Message | None:
         """See `Schedule`."""
