@@ -31,13 +31,13 @@ from typing import Any
 
 import websocket
 
+from . import weights
+
 ROOT = Path(__file__).resolve().parent.parent
 PACK = "comfyui-spectrum-accelerate"
 DEMO_PACKS = {"spectrum-demo-emoji": ROOT / "demo" / "emoji_nodes"}
-DEMO_MODELS = {
-    "diffusion_models": [ROOT / "demo" / "model" / "tiny_flux.safetensors"],
-    "vae": [ROOT / "demo" / "model" / "tiny_vae.safetensors"],
-}
+MODEL = ROOT / "demo" / "model"
+DEMO_MODELS = {"diffusion_models": [MODEL / "tiny_flux.safetensors"], "vae": [MODEL / "tiny_vae.safetensors"]}
 # Without these two the page opens with a dialog that covers the canvas.
 SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.InstalledVersion": "1.47.12"}
 TEXT_EVENT = 3  # ComfyUI's protocol.py: BinaryEventTypes.TEXT
@@ -188,7 +188,13 @@ class ComfyServer:
             place(source, self.base / "custom_nodes" / name)
         for kind, files in self.models.items():
             for file in files:
-                place(file, self.base / "models" / kind / file.name)
+                target = self.base / "models" / kind / file.name
+                if file.parent == MODEL:  # stored in few bits
+                    if not target.is_file() or target.stat().st_mtime < file.stat().st_mtime:
+                        target.parent.mkdir(parents=True, exist_ok=True)
+                        weights.expand(file, target)
+                else:
+                    place(file, target)
         settings = self.base / "user" / "default" / "comfy.settings.json"
         settings.parent.mkdir(parents=True, exist_ok=True)
         settings.write_text(json.dumps(SETTINGS))

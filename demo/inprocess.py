@@ -45,10 +45,7 @@ def embedded_model(shift: float = 3.0, weights: "dict[str, torch.Tensor] | None"
     from comfy_extras.nodes_model_advanced import ModelSamplingAuraFlow
 
     options = {"dtype": _float32()}
-    if weights is None:
-        model = comfy.sd.load_diffusion_model(str(MODEL / "tiny_flux.safetensors"), options)
-    else:
-        model = comfy.sd.load_diffusion_model_state_dict(dict(weights), options)
+    model = comfy.sd.load_diffusion_model_state_dict(dict(weights or _weights("tiny_flux")), options)
     return ModelSamplingAuraFlow().patch_aura(model, shift)[0]
 
 
@@ -92,7 +89,7 @@ LUMINA = {
 """What ComfyUI's detection would have to find: it knows these families by the widths of the large models."""
 
 
-def unet_config() -> Any:
+def unet_config(sizes: "dict[str, Any] | None" = None) -> Any:
     """ComfyUI's configuration of Stable Diffusion 1.5, but with the latents of the embedded VAE."""
     import comfy.latent_formats
     import comfy.supported_models
@@ -103,7 +100,16 @@ def unet_config() -> Any:
         def inpaint_model(self) -> bool:
             return False  # it is not for masks that there are more than four channels
 
-    return TinySD15(UNET)
+    return TinySD15(sizes or UNET)
+
+
+def vunet_config() -> Any:
+    """The same, half as wide, and it predicts velocities (v-prediction, Salimans & Ho 2022) instead of noise."""
+    import comfy.model_base
+
+    config = unet_config(UNET | {"model_channels": 32})
+    config.model_type = lambda *_, **__: comfy.model_base.ModelType.V_PREDICTION
+    return config
 
 
 def lumina_config() -> Any:
@@ -116,6 +122,11 @@ def lumina_config() -> Any:
 def unet_model(weights: "dict[str, torch.Tensor] | None" = None) -> Any:
     """The trained tiny UNet (or such a one with other weights) as a MODEL: noise prediction, the times of SD 1.5."""
     return _load(unet_config(), weights or _weights("tiny_unet"))
+
+
+def vunet_model(weights: "dict[str, torch.Tensor] | None" = None) -> Any:
+    """The trained tiny UNet that predicts velocities (or such a one with other weights) as a MODEL."""
+    return _load(vunet_config(), weights or _weights("tiny_vunet"))
 
 
 def lumina_model(shift: float = 3.0, weights: "dict[str, torch.Tensor] | None" = None) -> Any:
@@ -139,17 +150,21 @@ def _load(config: Any, weights: "dict[str, torch.Tensor]") -> Any:
 
 
 def _weights(name: str) -> "dict[str, torch.Tensor]":
-    import comfy.utils
+    return {key: value.clone() for key, value in _stored(name).items()}
 
-    return comfy.utils.load_torch_file(str(MODEL / f"{name}.safetensors"))
+
+@cache
+def _stored(name: str) -> "dict[str, torch.Tensor]":
+    from . import weights
+
+    return weights.load(MODEL / f"{name}.safetensors")
 
 
 def embedded_vae() -> Any:
     """The embedded VAE."""
     import comfy.sd
-    import comfy.utils
 
-    return comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(MODEL / "tiny_vae.safetensors")))
+    return comfy.sd.VAE(sd=_weights("tiny_vae"))
 
 
 @cache

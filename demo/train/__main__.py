@@ -2,6 +2,8 @@
 
 import argparse
 import logging
+from dataclasses import replace
+from pathlib import Path
 
 import torch
 
@@ -22,13 +24,21 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="of torch; CPU time is that of all of them")
     parser.add_argument("--sizes", type=int, nargs=2, default=(68, 88), help="smallest and largest emoji, in pixels")
     parser.add_argument("--grid", type=int, default=1, help="their places are multiples of this many pixels")
+    parser.add_argument("--start", type=Path, help="begin with the weights of this file")
+    parser.add_argument("--rate", type=float, help="learning rate, instead of the kind's")
+    parser.add_argument("--quantise", action="store_true", help="train the weights as they are stored, in 4 bits")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in .dev/train/NAME")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
     torch.set_num_threads(arguments.threads)
     folder = inprocess.ROOT / ".dev" / "train" / arguments.name
     data = Composites(tuple(arguments.sizes), arguments.grid)
-    training = Training(KINDS[arguments.name], folder, arguments.minutes, data)
+    kind = KINDS[arguments.name]
+    if arguments.rate:
+        kind = replace(kind, rate=arguments.rate)
+    training = Training(kind, folder, arguments.minutes, data, arguments.quantise)
+    if arguments.start:
+        training.start_from(arguments.start)
     if arguments.resume:
         training.resume()
     training.run()

@@ -77,6 +77,14 @@ KINDS = {
             rate=6e-4,
         ),
         Kind(
+            "vunet",
+            lambda: _from_config(inprocess.vunet_config()),
+            inprocess.vunet_model,
+            lambda pooled: {},
+            silent=("out.2", "out_layers.3", "proj_out"),
+            rate=1e-3,
+        ),
+        Kind(
             "lumina",
             lambda: _from_config(inprocess.lumina_config()),
             _lumina,

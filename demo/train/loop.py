@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
-from demo import inprocess
+from demo import inprocess, weights
 
 from .data import Composites
 from .kinds import Kind
@@ -22,6 +22,7 @@ WARMUP = 200  # steps
 SNR_LIMIT = 5.0  # Hang et al. 2023, "Efficient Diffusion Training via Min-SNR Weighting Strategy"
 AVERAGE = 0.999
 MINUTE = 60.0
+RESCALE = 50  # steps after which the scales of quantised weights are chosen anew
 
 log = logging.getLogger(__name__)
 
@@ -29,17 +30,18 @@ log = logging.getLogger(__name__)
 class Training:
     """A network on its way: weights, their moving average, the optimiser, steps and seconds so far."""
 
-    def __init__(self, kind: Kind, folder: Path, minutes: float, data: Composites) -> None:
+    def __init__(self, kind: Kind, folder: Path, minutes: float, data: Composites, quantise: bool = False) -> None:
         import comfy.model_management
 
         comfy.model_management.in_training = True  # no fused operations without a backward
         torch.manual_seed(0)
-        self.kind, self.folder, self.budget = kind, folder, minutes * MINUTE
+        self.kind, self.folder, self.budget, self.quantise = kind, folder, minutes * MINUTE, quantise
         self.model = kind.build()
         self.network = self.model.diffusion_model.requires_grad_(True)
         self.weights = dict(self.network.named_parameters())
         self.average = {name: weight.detach().clone() for name, weight in self.weights.items()}
         self.optimiser = torch.optim.AdamW(self.weights.values(), lr=kind.rate, betas=(0.9, 0.99), fused=True)
+        self.scales: dict[str, torch.Tensor] = {}
         self.data, self.means = data, Composites().means()
         self.step, self.spent, self.loss = 0, 0.0, float("nan")
         folder.mkdir(parents=True, exist_ok=True)
@@ -76,9 +78,12 @@ class Training:
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate
         random, generator = np.random.default_rng(self.step), torch.Generator().manual_seed(self.step)
+        exact = self._quantised() if self.quantise else {}
         with torch.autocast("cpu", torch.bfloat16):
             loss = self._loss(random, generator)
         loss.backward()
+        for name, value in exact.items():
+            self.weights[name].data = value
         torch.nn.utils.clip_grad_norm_(self.weights.values(), 1.0)
         self.optimiser.step()
         self.optimiser.zero_grad()
@@ -87,6 +92,20 @@ class Training:
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.values()), list(self.weights.values()), 1 - decay)
         self.loss = loss.item() if self.step == 1 else 0.99 * self.loss + 0.01 * loss.item()
+
+    def _quantised(self) -> dict[str, torch.Tensor]:
+        """Put the weights as they will be stored in place of the exact ones, which are returned.
+
+        The gradient is taken there, and moves the exact ones (straight-through estimator, Bengio et al. 2013).
+        """
+        exact: dict[str, torch.Tensor] = {}
+        for name, weight in self.weights.items():
+            if weights.quantisable(weight):
+                if self.step % RESCALE == 0 or name not in self.scales:
+                    self.scales[name] = weights.best_scales(weight)
+                exact[name] = weight.data
+                weight.data = weights.rounded(weight, self.scales[name])
+        return exact
 
     def _loss(self, random: np.random.Generator, generator: torch.Generator) -> torch.Tensor:
         """The error of the predicted noise (EPS) or velocity (flow).
@@ -106,7 +125,9 @@ class Training:
         inputs = self.kind.inputs(extra["pooled_output"])
         denoised = self.model.apply_model(noisy, sigma, c_crossattn=context, **inputs)
         error = ((denoised - latents) / sigma.view(-1, 1, 1, 1)).square().flatten(1).mean(1)
-        if self._discrete:
+        if self._predicts_velocity:
+            error = error * (sigma.square() + 1)  # the error of the velocity itself
+        elif self._discrete:
             error = error * (SNR_LIMIT * sigma.square()).clamp(max=1.0) * sigma.clamp(min=1.0)
         return error.mean()
 
@@ -115,7 +136,13 @@ class Training:
         """Whether noise is added as in DDPM, with a table of a thousand sigmas."""
         import comfy.model_base
 
-        return self.model.model_type == comfy.model_base.ModelType.EPS
+        return self.model.model_type in (comfy.model_base.ModelType.EPS, comfy.model_base.ModelType.V_PREDICTION)
+
+    @property
+    def _predicts_velocity(self) -> bool:
+        import comfy.model_base
+
+        return self.model.model_type == comfy.model_base.ModelType.V_PREDICTION
 
     def _sigmas(self, count: int, generator: torch.Generator) -> torch.Tensor:
         """DDPM: any step of the table. Flow: logit-normal times, a quarter of them uniform."""
@@ -135,7 +162,7 @@ class Training:
 
     @property
     def result(self) -> Path:
-        """The averaged weights in half precision: what goes to demo/model."""
+        """The averaged weights in 4 bits: what goes to demo/model."""
         return self.folder / f"tiny_{self.kind.name}.safetensors"
 
     def save(self) -> None:
@@ -149,14 +176,24 @@ class Training:
         temporary = self.checkpoint.with_suffix(".tmp")
         save_file(tensors, temporary, {"progress": progress})
         temporary.replace(self.checkpoint)
-        save_file({name: value.half() for name, value in self.average.items()}, self.result)
+        weights.save(self.average, self.result)
         save_file({name: value.half() for name, value in self.means.items()}, self.folder / "emoji_means.safetensors")
 
     def draw(self) -> None:
         """Write a sheet of pictures."""
         sheet = self.folder / f"sheet-{self.step:06d}.png"
-        known = write_sheet(self.kind.load(load_file(self.result)), self.means, sheet)
+        known = write_sheet(self.kind.load(weights.load(self.result)), self.means, sheet)
         log.info("saved %s; %.0f %% of its pictures are recognised", sheet.name, 100 * known)
+
+    def start_from(self, path: Path) -> None:
+        """Begin with the weights of a file, or with the averaged ones of a checkpoint."""
+        stored = weights.load(path)
+        averaged = {name.removeprefix("average/"): value for name, value in stored.items() if "average/" in name}
+        stored = averaged or stored
+        with torch.no_grad():
+            for name, weight in self.weights.items():
+                weight.copy_(stored[name])
+                self.average[name].copy_(stored[name])
 
     def resume(self) -> None:
         """Go on from the checkpoint."""
