@@ -7,6 +7,7 @@ from sampling import distance, runs
 from spectrum_accelerate.nodes.runtime import accelerate
 from spectrum_accelerate.nodes.settings import Settings
 from spectrum_accelerate.spectrum_core import readback
+from spectrum_accelerate.spectrum_core.messages import Reason
 
 from demo import inprocess
 
@@ -103,9 +104,10 @@ def test_a_late_number_changes_nothing(name, monkeypatch):
 def test_the_place_of_a_number_is_what_counts(monkeypatch):
     """The counterpart: a number that is used at another place does change a run in which it decides."""
     fast = accelerate(inprocess.embedded_model(), Settings.of())
-    draw(fast, 30, 3.0, "euler")
+    draw(fast, 30, 7.0, "dpmpp_2m")
+    assert Reason.ERROR_LIMIT in {e.reason for e in runs(fast)[0].evaluations}
     monkeypatch.setattr(readback, "LAG", 12)
-    draw(fast, 30, 3.0, "euler")
+    draw(fast, 30, 7.0, "dpmpp_2m")
     assert runs(fast)[0].kinds != runs(fast)[1].kinds
 
 
