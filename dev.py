@@ -37,6 +37,7 @@ CONSTRAINTS = REQUIREMENTS / "constraints.txt"
 SCAN = REQUIREMENTS / "scan.txt"  # for an environment of its own
 COMFYUI_VERSION = "0.30.0"
 OLDER = REQUIREMENTS / "older"  # sources of older versions, which only `test --all` runs in
+NEWER = REQUIREMENTS / "newer" / "frontend.txt"  # a newer page than the one that ComfyUI asks for, for the tests
 PYTHON_VERSION = (3, 11)  # the constraints come from this one; newer ones work, but may get a much larger torch
 SETUP_VERSION = 1  # raise it when the steps below change, so that existing environments are built anew
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -239,6 +240,25 @@ def scan_environment() -> Path:
     return python
 
 
+def newer_frontend(python: Path) -> Path:
+    """A newer version of ComfyUI's page, beside the one that it asks for: the folder for its --front-end-root."""
+    (requirement,) = requirement_lines(NEWER)
+    folder = DEV / f"frontend-{re.split('[= ]+', requirement)[1]}"
+    stamp = folder / "spectrum-setup.txt"
+    value = fingerprint([NEWER])
+    page = folder / "comfyui_frontend_package" / "static"
+    if is_stamped(stamp, value):
+        return page
+    with setup_lock():
+        if is_stamped(stamp, value):
+            return page
+        with stage("a newer version of ComfyUI's page"):
+            shutil.rmtree(folder, ignore_errors=True)
+            pip(python, "install", "--require-hashes", "--no-deps", "--target", folder, "-r", NEWER)
+        stamp.write_text(value)
+    return page
+
+
 def site_packages(python: Path) -> Path:
     """Where an environment keeps its packages."""
     return Path(capture([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]).stdout.strip())
@@ -434,6 +454,7 @@ def command_test(arguments: argparse.Namespace) -> int:
     if "--fast" not in arguments.arguments:
         ensure_browser()
         scan_environment()
+        newer_frontend(environment.python)
     if "--all" in arguments.arguments:
         for requirement in sorted(OLDER.glob("comfyui-*.txt")):
             comfyui_source(full_environment(), requirement.stem.removeprefix("comfyui-"))

@@ -76,13 +76,18 @@ class Message:
     """
 
     text: Text
-    values: tuple[tuple[str, str], ...] = ()
+    values: "tuple[tuple[str, str | Message], ...]" = ()
 
     def __str__(self) -> str:
-        return self.text.value.format(**dict(self.values))
+        return self.text.value.format(**{name: str(value) for name, value in self.values})
 
 
 def say(text: Text, **values: object) -> Message:
-    """A message; numbers are shortened."""
-    shown = {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in values.items()}
-    return Message(text, tuple(shown.items()))
+    """A message; numbers are shortened, messages are kept."""
+
+    def shown(value: object) -> str | Message:
+        if isinstance(value, Message):
+            return value
+        return f"{value:g}" if isinstance(value, float) else str(value)
+
+    return Message(text, tuple((name, shown(value)) for name, value in values.items()))

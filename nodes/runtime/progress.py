@@ -1,16 +1,32 @@
-"""Live messages for the chart on the node."""
+"""Live messages for the chart on the node, and the latest state of each node's runs for a page that comes later."""
 
-import json
+import math
 import sys
 import time
+from collections import OrderedDict
 from typing import Any
 
+from ...spectrum_core.messages import Message
 from ...spectrum_core.trace import Trace
 
 EVENT = "spectrum_accelerate.run"
 
 INTERVAL = 0.1
 """Seconds between two messages at least."""
+
+KEPT = 64
+"""Runs whose last message is kept: a reloaded page, or one that shows another workflow during the run, asks for it."""
+
+_kept: "OrderedDict[tuple[str, str, int], dict[str, Any]]" = OrderedDict()
+
+
+def kept(workflow: str) -> list[dict[str, Any]]:
+    """The last message of each kept run of a workflow, oldest first; those that name no workflow, too.
+
+    Args:
+        workflow: the id that the page gave to it.
+    """
+    return [data for data in list(_kept.values()) if data["workflow"] in (workflow, "")]
 
 
 class Progress:
@@ -23,23 +39,76 @@ class Progress:
 
     def __init__(self, node: str, trace: Trace) -> None:
         self._node, self._trace = node, trace
+        self._began = time.time_ns() // 1000
         self._sent = 0.0
+        self._errors: list[float | None] = []
+        self._workflow: str | None = None
 
     def send(self, last: bool = False) -> None:
-        """Send the state, at most ten times a second; the last one always."""
+        """Note where the run stands and send it, at most ten times a second; the last state always."""
+        trace = self._trace
+        estimates = [_rounded(trace.error)] * (len(trace.evaluations) - len(self._errors))
+        self._errors += estimates
+        if last and self._errors:
+            self._errors[-1] = _rounded(trace.error)
         now = time.monotonic()
         module = sys.modules.get("server")  # loaded by ComfyUI; importing it here would start half a server elsewhere
         server = getattr(getattr(module, "PromptServer", None), "instance", None)
         if not self._node or server is None or (now - self._sent < INTERVAL and not last):
             return
         self._sent = now
-        data = {"prompt": self._trace.prompt, "node": self._node, "sampler_node": self._trace.node}
-        server.send_sync(EVENT, data | {"state": state(self._trace)}, server.client_id)
+        if self._workflow is None:
+            self._workflow = workflow_of(server, trace.prompt)
+        data = {
+            "prompt": trace.prompt,
+            "workflow": self._workflow,
+            "node": self._node,
+            "sampler_node": trace.node,
+            "run": self._began,
+            "state": state(trace, self._errors),
+        }
+        _kept[self._workflow, self._node, self._began] = data
+        while len(_kept) > KEPT:
+            _kept.popitem(last=False)
+        server.send_sync(EVENT, data, server.client_id)
 
 
-def state(trace: Trace) -> dict[str, Any]:
-    """What the chart shows of a run."""
-    plain: dict[str, Any] = json.loads(trace.to_json())
-    evaluations = plain.pop("evaluations")
-    names = ("total", "kinds", "error", "saved", "outcome", "off", "notes", "sampler", "model")
-    return {name: plain[name] for name in names} | {"errors": [e["feature_error"] for e in evaluations]}
+def workflow_of(server: Any, prompt: str) -> str:
+    """The id of the workflow that a running prompt was made from; empty if the client did not send the workflow."""
+    for entry in getattr(getattr(server, "prompt_queue", None), "currently_running", {}).values():
+        if len(entry) > 3 and entry[1] == prompt and isinstance(entry[3], dict):
+            saved = (entry[3].get("extra_pnginfo") or {}).get("workflow") or {}
+            return str(saved.get("id") or "")
+    return ""
+
+
+def state(trace: Trace, errors: list[float | None]) -> dict[str, Any]:
+    """What the chart shows of a run.
+
+    Args:
+        trace: of the run.
+        errors: the estimated error of the final latent as it stood after each evaluation.
+    """
+    return {
+        "total": trace.total,
+        "kinds": trace.kinds,
+        "errors": list(errors),
+        "error": _rounded(trace.error),
+        "saved": _rounded(trace.saved),
+        "outcome": trace.outcome,
+        "off": described(trace.full) if trace.full else None,
+        "notes": [described(note) for note in trace.notes],
+        "sampler": trace.sampler,
+        "model": trace.model,
+        "settings": trace.settings,
+    }
+
+
+def described(message: Message) -> dict[str, Any]:
+    """A message for the page: the key that it translates, the values that it fills in, and the English sentence."""
+    values = {name: described(value) if isinstance(value, Message) else value for name, value in message.values}
+    return {"key": message.text.name, "values": values, "plain": str(message)}
+
+
+def _rounded(value: float | None) -> float | None:
+    return float(f"{value:.4g}") if value is not None and math.isfinite(value) else None
