@@ -62,7 +62,7 @@ function sentence(message) {
 // The same in a few words.
 function brief(message) {
   const text = template("short", message.values.obstacle) ?? template("short", message.key);
-  return text ? fill(text, message.values) : message.plain;
+  return text ? fill(text, message.values) : sentence(message);
 }
 
 function number(value, digits) {
