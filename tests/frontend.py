@@ -51,18 +51,30 @@ class Page:
     Attributes:
         vue: whether nodes are drawn by the newer renderer ("Nodes 2.0").
         errors: what the console and uncaught exceptions said.
+
+    Args:
+        browser: from `chromium`.
+        server: whose page.
+        vue: see above.
+        settings: of the page, without "Comfy." and with "_" for ".".
     """
 
-    def __init__(self, browser: Browser, server: ComfyServer, vue: bool) -> None:
+    def __init__(self, browser: Browser, server: ComfyServer, vue: bool, **settings: Any) -> None:
         self.vue = vue
         self.errors: list[str] = []
-        address = f"{server.url}/api/settings/Comfy.VueNodes.Enabled"
-        request = urllib.request.Request(address, json.dumps(vue).encode(), {"Content-Type": "application/json"})
-        urllib.request.urlopen(request, timeout=30).close()
+        self.server = server
+        for name, value in {"VueNodes_Enabled": vue, "Locale": "en", "ColorPalette": "dark", **settings}.items():
+            address = f"{server.url}/api/settings/Comfy.{name.replace('_', '.')}"
+            request = urllib.request.Request(address, json.dumps(value).encode(), {"Content-Type": "application/json"})
+            urllib.request.urlopen(request, timeout=30).close()
         self.page: BrowserPage = browser.new_page(viewport={"width": 1280, "height": 800})
         self.page.on("console", self._console)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.goto(server.url)
+        self.open()
+
+    def open(self) -> None:
+        """Load the page, as at first or again."""
+        self.page.goto(self.server.url)
         self.page.wait_for_function(READY, timeout=60_000)
         self.page.evaluate(
             """names => { window.seen = []; for (const name of names)
@@ -103,6 +115,16 @@ class Page:
                     widget.value = value
                     widget.callback?.(value, app.canvas, node) } }""",
             [kind, values],
+        )
+
+    def scale(self, zoom: float) -> None:
+        """Zoom to a scale, with our node in view."""
+        self.page.evaluate(
+            """zoom => { const { ds, graph } = app.canvas
+                const node = graph.nodes.find(n => n.type == "SpectrumAccelerate")
+                ds.scale = zoom; ds.offset[0] = 200 / zoom - node.pos[0]; ds.offset[1] = 150 / zoom - node.pos[1]
+                app.canvas.setDirty(true, true) }""",
+            zoom,
         )
 
     def select(self, kind: str) -> None:

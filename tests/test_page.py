@@ -1,10 +1,15 @@
 """What a user sees: the pack in ComfyUI's real page, in Chromium, with both renderers of nodes."""
 
+import sys
+from pathlib import Path
+
 import pytest
 from frontend import NAMES, Page, chromium, read
 from spectrum_accelerate.nodes.settings import ADAPTIVE, ADVANCED, COMMON, OWN, SCHEDULE
 
-from demo.comfy_server import ROOT
+import dev
+from demo.comfy_server import ROOT, ComfyServer
+from demo.make_workflows import Drawing, ksampler
 from demo.workflow import to_prompt
 
 pytestmark = [pytest.mark.browser, pytest.mark.server]
@@ -19,9 +24,28 @@ def browser():
         yield running
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["canvas", "vue"])
-def opened(request, browser, server):
-    page = Page(browser, server, vue=request.param)
+@pytest.fixture(scope="module")
+def newer(tmp_path_factory):
+    """A server with a newer version of the page than its own."""
+    page = dev.newer_frontend(Path(sys.executable))
+    with ComfyServer(tmp_path_factory.mktemp("newer"), arguments=["--front-end-root", str(page)]) as running:
+        yield running
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        ("server", False),
+        ("newer", True),
+        pytest.param(("server", True), marks=pytest.mark.all),
+        pytest.param(("newer", False), marks=pytest.mark.all),
+    ],
+    ids=lambda value: f"{value[0]}-{'vue' if value[1] else 'canvas'}",
+)
+def opened(request, browser):
+    """Pages of two versions, with both renderers."""
+    name, vue = request.param
+    page = Page(browser, request.getfixturevalue(name), vue=vue)
     yield page
     page.page.close()
 
@@ -86,8 +110,8 @@ def test_advanced_widgets_open_on_demand(page):
         assert all(name in node.inner_text() for name in advanced)
 
 
-def test_the_prompt_of_every_workflow_is_the_one_that_we_convert(page, server):
-    info = server.object_info()
+def test_the_prompt_of_every_workflow_is_the_one_that_we_convert(page):
+    info = page.server.object_info()
     for name in NAMES:
         page.load(read(name))
         unknown = page.page.evaluate(
@@ -98,53 +122,275 @@ def test_the_prompt_of_every_workflow_is_the_one_that_we_convert(page, server):
         assert page.prompt() == to_prompt(read(name), info), name
 
 
-def chart(page):
-    """The chart of our node: what it says, whether it is old, and its height."""
+CHART = """(kind, id) => app.rootGraph.nodes.find(n => n.type == kind && (!id || n.id == id))
+    .widgets.find(w => w.name == "spectrum_chart").element"""
+
+
+def chart(page, node=None):
+    """The chart of our node: what it says, whether it is old, its tooltip and its height."""
     return page.page.evaluate(
-        """kind => { const node = app.rootGraph.nodes.find(n => n.type == kind)
-            const root = node.widgets.find(w => w.name == "spectrum_chart").element
-            return {text: root.dataset.text, old: root.dataset.old, title: root.title, height: root.clientHeight} }""",
-        ACCELERATE,
+        f"""([kind, node]) => {{ const root = ({CHART})(kind, node)
+            const {{ text, old }} = root.dataset
+            return {{text, old, title: root.title, height: root.clientHeight}} }}""",
+        [ACCELERATE, node],
     )
 
 
-def wait_for_chart(page, text):
+def wait_for_chart(page, text, node=None, old=None):
     page.page.wait_for_function(
-        """([kind, text]) => app.rootGraph.nodes.find(n => n.type == kind).widgets
-            .find(w => w.name == "spectrum_chart").element.dataset.text?.includes(text)""",
-        arg=[ACCELERATE, text],
+        f"""([kind, node, text, old]) => {{ const {{ dataset }} = ({CHART})(kind, node)
+            return dataset.text?.includes(text) && (old === null || dataset.old === String(old)) }}""",
+        arg=[ACCELERATE, node, text, old and "true"],
         timeout=30_000,
     )
 
 
-def test_a_run_is_drawn_on_the_node_and_stays(page):
-    """Through a change, which makes it old, and in the saved workflow."""
-    before = chart(page)["height"]
-    page.set("KSampler", seed=300 + page.vue, cfg=1.5)
+def colours(page):
+    """How many pixels of the chart have the colours of computed and of forecast bars (dark or light theme), by name."""
+    return page.page.evaluate(
+        f"""kind => {{ const canvas = ({CHART})(kind).firstChild
+            const wanted = {{"#4c8dff": "computed", "#8a9cc0": "forecast", "#2563d9": "computed, light"}}, found = {{}}
+            const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data
+            for (let i = 0; i < data.length; i += 4) {{
+                const hex = "#" + [0, 1, 2].map(k => data[i + k].toString(16).padStart(2, "0")).join("")
+                if (data[i + 3] == 255 && hex in wanted) found[wanted[hex]] = (found[wanted[hex]] ?? 0) + 1 }}
+            return found }}""",
+        ACCELERATE,
+    )
+
+
+def run(page, seed, **values):
+    page.set("KSampler", seed=seed + 10 * page.vue, **values)
     page.queue()
     page.wait("execution_success")
+
+
+def test_the_plan_is_shown_before_the_first_run(page):
+    page.load(dict(read("spectrum_demo"), id="3f0c6d1e-0000-4000-8000-000000000001"))
+    wait_for_chart(page, "Plan: 15 of 50 computed")
+    page.set("KSampler", steps=20)
+    wait_for_chart(page, "Plan: 8 of 20 computed")
+    page.set(ACCELERATE, skip_interval=2.0)
+    wait_for_chart(page, "Plan: 10 of 20 computed")
+    page.set("KSampler", sampler_name="lcm")
+    wait_for_chart(page, "Off: lcm adds noise")
+    assert "cannot be extrapolated" in chart(page)["title"]
+
+
+def test_a_run_is_drawn_on_the_node_and_stays(page):
+    """In the saved workflow, and when that is opened again; nothing is written to another node."""
+    before = chart(page)["height"]
+    run(page, 300, cfg=1.5)
     wait_for_chart(page, "2.0x fewer")
     shown = chart(page)
-    assert "off" in shown["text"] and shown["old"] == "false" and shown["height"] == before > 60
+    assert "% off" in shown["text"] and shown["old"] == "false" and shown["height"] == before > 60
     saved = page.page.evaluate("() => app.rootGraph.serialize()")
     (node,) = [n for n in saved["nodes"] if n["type"] == ACCELERATE]
-    assert node["properties"]["spectrum"]["rows"][0]["state"]["kinds"].count("c") == 6
+    assert node["properties"]["spectrum"]["rows"][-1]["state"]["kinds"].count("c") == 6
     assert all(not isinstance(value, dict) for value in node["widgets_values"])
     others = [n for n in saved["nodes"] if n["type"] != ACCELERATE]
     assert not any("spectrum" in (n.get("properties") or {}) for n in others)
-    page.load(saved)
+    page.load(dict(saved, id="3f0c6d1e-0000-4000-8000-000000000002"))  # which the server does not know
     wait_for_chart(page, "2.0x fewer")
+    assert page.widgets(ACCELERATE)["skip_interval"] == 3.3
+
+
+def test_what_has_changed_since_makes_the_run_old(page):
+    run(page, 320)
+    wait_for_chart(page, "2.0x fewer", old=False)
     page.set(ACCELERATE, skip_interval=2.0)
-    page.page.wait_for_timeout(200)
-    assert page.widgets(ACCELERATE)["skip_interval"] == 2.0
+    wait_for_chart(page, "2.0x fewer", old=True)
+    page.set(ACCELERATE, skip_interval=3.3)
+    wait_for_chart(page, "2.0x fewer", old=False)
+    page.set("KSampler", steps=14)
+    wait_for_chart(page, "2.0x fewer", old=True)
+    page.set("KSampler", steps=12)
+    page.select(ACCELERATE)
+    page.page.keyboard.press("Control+b")
+    wait_for_chart(page, "2.0x fewer", old=True)
+
+
+def test_the_chart_survives_a_reload(page):
+    run(page, 330)
+    wait_for_chart(page, "2.0x fewer")
+    page.page.wait_for_timeout(1500)  # the page keeps its draft after a while
+    page.open()
+    page.page.wait_for_function("kind => app.rootGraph.nodes.some(n => n.type == kind)", arg=ACCELERATE, timeout=30_000)
+    wait_for_chart(page, "2.0x fewer")
+
+
+def test_a_run_is_shown_in_its_own_workflow_only(page):
+    """Another tab, whose nodes have the same numbers, is shown while the run goes on; then the first one again."""
+    first, second = (dict(read("spectrum_demo"), id=f"3f0c6d1e-0000-4000-8000-00000000000{n}") for n in (3, 4))
+    page.load(first)
+    page.set("KSampler", steps=100, seed=340 + page.vue)
+    page.page.wait_for_timeout(300)
+    page.queue()
+    page.page.wait_for_function("() => window.seen.some(([name]) => name == 'promptQueued')")
+    page.load(second)
+    page.wait("execution_success")
+    wait_for_chart(page, "Plan: 15 of 50 computed")
+    page.load(dict(page.page.evaluate("() => app.rootGraph.serialize()"), id=first["id"]))
+    wait_for_chart(page, "x fewer")
+
+
+def test_a_message_for_another_node_changes_nothing(page):
+    page.page.evaluate(
+        """event => { const node = app.rootGraph.nodes.find(n => n.type == "KSampler")
+            const state = {total: 4, kinds: "cccc", errors: [], error: null, saved: null, outcome: "done", off: null}
+            const detail = {node: String(node.id), prompt: "p", workflow: "", sampler_node: "1", run: 1, state}
+            app.api.dispatchEvent(new CustomEvent(event, {detail})) }""",
+        EVENT,
+    )
+    saved = page.page.evaluate("() => app.rootGraph.serialize()")
+    assert not any(
+        "spectrum" in (node.get("properties") or {}) for node in saved["nodes"] if node["type"] != ACCELERATE
+    )
 
 
 def test_what_is_not_accelerated_says_why_on_the_node(page):
-    page.set("KSampler", seed=310 + page.vue, steps=4)
+    run(page, 310, steps=4)
+    wait_for_chart(page, "Off: 4 steps are too few")
+    assert "use more steps" in chart(page)["title"]
+
+
+def test_samplers_of_one_prompt_are_rows(page):
+    page.page.evaluate(
+        """kind => { const graph = app.rootGraph, find = type => graph.nodes.find(n => n.type == type)
+            const first = find("KSampler"), second = LiteGraph.createNode("KSampler")
+            const sink = LiteGraph.createNode("SaveLatent")
+            graph.add(second); graph.add(sink)
+            find(kind).connect(0, second, 0)
+            for (const slot of [1, 2])
+                graph.getNodeById(graph.getLink(first.inputs[slot].link).origin_id).connect(0, second, slot)
+            first.connect(0, second, 3); second.connect(0, sink, 0)
+            second.widgets.find(w => w.name == "steps").value = 10
+            second.widgets.find(w => w.name == "cfg").value = 3
+            second.widgets.find(w => w.name == "denoise").value = 0.5 }""",
+        ACCELERATE,
+    )
     page.queue()
     page.wait("execution_success")
-    wait_for_chart(page, "off: 4 steps in one call")
-    assert "use more steps" in chart(page)["title"]
+    wait_for_chart(page, "|")
+    assert chart(page)["text"].count("x fewer") == 2
+
+
+@pytest.mark.parametrize("theme", ["dark", "light"])
+@pytest.mark.parametrize("zoom", [1.0, 0.6])
+def test_bars_are_seen_in_each_theme_and_zoom(page, theme, zoom):
+    page.page.evaluate("theme => app.extensionManager.setting.set('Comfy.ColorPalette', theme)", theme)
+    run(page, 350 + int(10 * zoom) + 30 * (theme == "light"))
+    wait_for_chart(page, "2.0x fewer")
+    page.scale(zoom)
+    page.page.wait_for_timeout(1200)
+    found = colours(page)
+    page.page.evaluate("() => app.extensionManager.setting.set('Comfy.ColorPalette', 'dark')")
+    assert found.get("computed, light" if theme == "light" else "computed", 0) > 500, found
+
+
+def test_the_chart_speaks_the_users_language(page):
+    page.page.evaluate("() => app.extensionManager.setting.set('Comfy.Locale', 'zh')")
+    try:
+        run(page, 360, steps=4)
+        wait_for_chart(page, "未加速\uff1a4 步太少")
+        assert "请使用更多步数" in chart(page)["title"]
+    finally:
+        page.page.evaluate("() => app.extensionManager.setting.set('Comfy.Locale', 'en')")
+
+
+def with_a_subgraph(info):
+    """The demo's model, sampled by the blueprint "KSampler with Spectrum"."""
+    drawing = Drawing("in a subgraph", info)
+    drawing.column(300, "")
+    (model,) = drawing.node("UNETLoader", unet_name="tiny_flux.safetensors")
+    (positive,) = drawing.node("SpectrumDemoEmoji", emoji="ghost", background="navy")
+    (negative,) = drawing.node("SpectrumDemoEmoji", emoji="nothing", background="nothing")
+    (latent,) = drawing.node("EmptySD3LatentImage", width=96, height=96)
+    drawing.column(300, "")
+    (latent,) = drawing.subgraph(ksampler(info), model=model, positive=positive, negative=negative, latent_image=latent)
+    drawing.column(300, "")
+    drawing.node("SaveLatent", samples=latent)
+    return drawing.to_dict()
+
+
+def test_a_closed_subgraph_shows_the_chart_under_its_node(page):
+    page.load(with_a_subgraph(page.server.object_info()))
+    page.page.evaluate(
+        """() => { window.drawn = []; const host = app.rootGraph.nodes.find(n => n.subgraph)
+            host.widgets.find(w => w.name == "steps").value = 12 }"""
+    )
+    before = page.page.evaluate("() => app.rootGraph.nodes.find(n => n.subgraph).serialize().size")
+    page.queue()
+    page.wait("execution_success")
+    inner = """() => [...app.rootGraph.nodes.find(n => n.subgraph).subgraph.nodes]
+        .find(n => n.type == "SpectrumAccelerate").properties.spectrum?.rows?.[0]?.state.kinds"""
+    page.page.wait_for_function(inner)
+    if page.vue:
+        page.page.locator(".spectrum-hanging").wait_for()
+        assert "x fewer" in page.page.locator(".spectrum-hanging").get_attribute("data-text")
+    else:
+        page.page.wait_for_timeout(1000)  # the next tick finds the subgraph's node, then the canvas draws it
+        below = page.page.evaluate(
+            """() => { const host = app.rootGraph.nodes.find(n => n.subgraph), ds = app.canvas.ds
+                app.canvas.draw(true, true)
+                const x = (host.pos[0] + ds.offset[0]) * ds.scale
+                const y = (host.pos[1] + host.size[1] + 6 + ds.offset[1]) * ds.scale
+                const ratio = app.canvas.canvas.width / app.canvas.canvas.clientWidth
+                const data = app.canvas.canvas.getContext("2d").getImageData(x * ratio, y * ratio,
+                    host.size[0] * ds.scale * ratio, 72 * ds.scale * ratio).data
+                let blue = 0
+                for (let i = 0; i < data.length; i += 4)
+                    blue += data[i] == 76 && data[i + 1] == 141 && data[i + 2] == 255
+                return blue }"""
+        )
+        assert below > 200
+    assert page.page.evaluate("() => app.rootGraph.nodes.find(n => n.subgraph).serialize().size") == before
+    saved = page.page.evaluate("() => app.rootGraph.serialize()")
+    (host,) = [node for node in saved["nodes"] if node["type"] == saved["definitions"]["subgraphs"][0]["id"]]
+    assert "spectrum" not in host["properties"]
+
+
+def accelerated_by_menu(page, kind, graph="app.rootGraph"):
+    page.page.evaluate(
+        f"""kind => {{ const node = {graph}.nodes.find(n => n.type == kind)
+            app.collectNodeMenuItems(node).find(item => item?.content == "Accelerate this sampler").callback() }}""",
+        kind,
+    )
+
+
+def test_the_menu_inserts_the_node_before_a_sampler(page):
+    """Also inside a subgraph, where the MODEL comes from outside; a sampler that has the node is not offered it."""
+    expected = page.prompt()
+    page.page.evaluate("kind => { const g = app.rootGraph; g.remove(g.nodes.find(n => n.type == kind)) }", ACCELERATE)
+    page.page.evaluate(
+        """() => { const find = type => app.rootGraph.nodes.find(n => n.type == type)
+            find("ModelSamplingAuraFlow").connect(0, find("KSampler"), 0) }"""
+    )
+    accelerated_by_menu(page, "KSampler")
+    prompt = page.prompt()
+    (key,) = [key for key, node in prompt.items() if node["class_type"] == ACCELERATE]
+    (sampler,) = [node["inputs"] for node in prompt.values() if node["class_type"] == "KSampler"]
+    assert sampler["model"] == [key, 0]
+    (old,) = [node["inputs"] for node in expected.values() if node["class_type"] == ACCELERATE]
+    assert prompt[key]["inputs"] == old
+    offered = """() => app.rootGraph.nodes.filter(n => app.collectNodeMenuItems(n)
+        .some(item => item?.content == "Accelerate this sampler")).map(n => n.type)"""
+    assert page.page.evaluate(offered) == []
+
+    workflow = with_a_subgraph(page.server.object_info())
+    page.load(workflow)
+    inside = "app.rootGraph.nodes.find(n => n.subgraph).subgraph"
+    page.page.evaluate(
+        f"""kind => {{ const g = {inside}; g.remove(g.nodes.find(n => n.type == kind))
+            const sampler = g.nodes.find(n => n.type == "KSampler")
+            g.inputs.find(input => input.type == "MODEL").connect(sampler.inputs[0], sampler) }}""",
+        ACCELERATE,
+    )
+    accelerated_by_menu(page, "KSampler", inside)
+    (sampler,) = [node["inputs"] for node in page.prompt().values() if node["class_type"] == "KSampler"]
+    accelerate = page.prompt()[sampler["model"][0]]
+    assert accelerate["class_type"] == ACCELERATE
+    assert page.prompt()[accelerate["inputs"]["model"][0]]["class_type"] == "UNETLoader"
 
 
 @pytest.mark.parametrize("kind", [ACCELERATE, "SpectrumReport"])

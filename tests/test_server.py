@@ -2,8 +2,10 @@
 
 import copy
 import io
+import itertools
 import json
 import time
+import urllib.error
 import urllib.request
 
 import pytest
@@ -106,6 +108,54 @@ def test_a_workflow_is_accelerated_and_says_so(server, edited):
     text = outputs[find_node(changed, "SpectrumReport")]["text"][0]
     assert text.startswith(report["summary"])
     assert report["prompt"] and report["node"] == find_node(changed, "KSampler")
+
+
+def test_messages_come_at_most_ten_times_a_second(server, edited):
+    changed = edited("KSampler", seed=17, steps=60)
+    node = find_node(changed, "SpectrumAccelerate")
+    with server._news:
+        before = len(server.messages)
+    server.queue(changed)
+    sent = [m for m in server.messages[before:] if m["type"] == EVENT and m["data"]["node"] == node]
+    assert len(sent) > 2
+    # The last one is sent whatever the time; half of the interval is left for the way here.
+    waits = [b["time"] - a["time"] for a, b in itertools.pairwise(sent[:-1])]
+    assert min(waits) > 0.05 and (sent[-1]["time"] - sent[0]["time"]) / 0.1 + 2 >= len(sent)
+    state = sent[-1]["data"]["state"]
+    assert len(state["errors"]) == len(state["kinds"]) == 60
+    known = [error for error in state["errors"] if error is not None]
+    assert known[-1] == state["error"]
+
+
+def ask(server, path, data=None):
+    body = None if data is None else json.dumps(data).encode()
+    request = urllib.request.Request(server.url + path, body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request) as answer:
+        return json.loads(answer.read())
+
+
+def test_a_page_that_comes_later_gets_the_last_messages(server, edited):
+    changed = edited("KSampler", seed=18)
+    node = find_node(changed, "SpectrumAccelerate")
+    server.queue(changed)
+    last = messages(server, node)[-1]
+    assert ask(server, "/spectrum_accelerate/runs?workflow=other")[-1] == last  # it was sent without a workflow
+    assert last["workflow"] == ""
+
+
+def test_the_plan_of_a_run_is_known_before_it(server, edited):
+    changed = edited("KSampler", seed=19, steps=20)
+    inputs = changed[find_node(changed, "SpectrumAccelerate")]["inputs"]
+    values = {name.split(".")[-1]: value for name, value in inputs.items() if name != "model"}
+    asked = {"values": values, "steps": 20, "sampler": "euler"}
+    kinds = ask(server, "/spectrum_accelerate/plan", asked)["kinds"]
+    report = trace(server.queue(changed), changed)
+    assert len(kinds) == 20 and kinds.count("c") == report["computed"]
+    off = ask(server, "/spectrum_accelerate/plan", asked | {"sampler": "lcm"})["off"]
+    assert off["key"] == "SAMPLER" and off["values"]["sampler"] == "lcm" and "lcm" in off["plain"]
+    for wrong in ({"steps": 0}, {"steps": "many"}, {"values": {"degree": 99}}, {"values": {"unknown": 1}}):
+        with pytest.raises(urllib.error.HTTPError, match="400"):
+            ask(server, "/spectrum_accelerate/plan", asked | wrong)
 
 
 def test_two_nodes_with_equal_settings_are_two_nodes(server, edited):

@@ -321,9 +321,9 @@ class Chart {
     this.rows = [...still, row].sort((a, b) => a.run - b.run).slice(-KEPT);
   }
 
-  receive({ node: path, prompt, sampler_node: sampler, run, state }) {
+  receive({ node: path, prompt, sampler_node: sampler, run, state }, live) {
     const known = this.rows.find((row) => row.path === path && row.run === run);
-    const steps = known ? known.steps : (samplerOf(this.node)?.steps ?? null);
+    const steps = known ? known.steps : ((live && samplerOf(this.node)?.steps) ?? null);
     this.add({ path, prompt, sampler, run, state, steps });
     if (state.outcome !== "running") {
       this.node.properties ??= {};
@@ -484,7 +484,7 @@ function accelerate(sampler) {
     // A link from the subgraph's own input is no node's: it is connected by its slot.
     const origin = graph.getNodeById(link.origin_id);
     if (origin) origin.connect(link.origin_slot, node, 0);
-    else graph.inputNode?.slots?.[link.origin_slot]?.connect(node.inputs[0], node);
+    else graph.inputs?.[link.origin_slot]?.connect(node.inputs[0], node);
   }
   node.connect(0, sampler, slot);
   graph.afterChange?.();
@@ -493,11 +493,11 @@ function accelerate(sampler) {
 
 // --- life -----------------------------------------------------------------------------------------------------------
 
-function receive(data) {
+function receive(data, live) {
   const workflow = (app.rootGraph ?? app.graph)?.id;
   if (data.workflow && workflow && data.workflow !== workflow) return; // of another tab; asked for when it is shown
   const node = nodeAt(data.node);
-  if (node?.comfyClass === KIND) charts.get(node)?.receive(data);
+  if (node?.comfyClass === KIND) charts.get(node)?.receive(data, live);
 }
 
 async function catchUp() {
@@ -505,7 +505,7 @@ async function catchUp() {
   for (const chart of charts.values()) chart.restore();
   const workflow = (app.rootGraph ?? app.graph)?.id ?? "";
   const answer = await api.fetchApi(`${ROUTES}/runs?workflow=${encodeURIComponent(workflow)}`).catch(() => null);
-  if (answer?.ok) (await answer.json()).forEach(receive);
+  if (answer?.ok) (await answer.json()).forEach((data) => receive(data, false));
 }
 
 // No event tells of zoom, bypass, theme and other nodes' widgets in both renderers, so all are looked at in turn.
@@ -521,7 +521,7 @@ function tick() {
 app.registerExtension({
   name: "spectrumaccelerate.chart",
   async setup() {
-    api.addEventListener(EVENT, ({ detail }) => receive(detail));
+    api.addEventListener(EVENT, ({ detail }) => receive(detail, true));
     setInterval(tick, TICK);
     await loadWords();
   },
