@@ -1,7 +1,7 @@
 """What `dev.py demo` runs: the demo's workflow with and without Spectrum Accelerate, in a real ComfyUI server.
 
-Both runs are the same prompt with the same seed; the plain one merely lacks the node. The pictures, a plot, and the
-figures as text and as JSON go to output/demo.
+Each of several prompts runs twice with the same seed; the plain run merely lacks the node. The pictures with a map of
+their differences, a plot, and the figures as text and as JSON go to output/demo.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import dataclasses
 import io
 import json
 import logging
-import math
 import shutil
 import signal
 import sys
@@ -35,10 +34,21 @@ from matplotlib import pyplot
 WORKFLOW = ROOT / "demo" / "emoji_nodes" / "workflows" / "spectrum_demo.json"
 OUTPUT = ROOT / "output" / "demo"
 BASE = ROOT / ".dev" / "demo"
+PICTURE = ROOT / "docs" / "images" / "comparison.png"
 WARM_UP_STEPS = 8
-SCALE = 3  # the model draws 96 x 96 pixels
+SIDE = 288  # of a shown picture; the model draws 96 x 96 pixels
+AMPLIFIED = 4  # the map shows differences this many times as large
 BEST_PSNR = 100.0  # what identical pictures get, instead of an infinity that JSON cannot hold
 COMPUTED, FORECAST = "#2f6fde", "#f2a33c"
+PROMPTS = (
+    ("fox face", "mint", 3),
+    ("ghost", "navy", 4),
+    ("hamburger", "lavender", 4),
+    ("sailboat", "sky blue", 3),
+    ("penguin", "sky blue", 4),
+    ("strawberry", "mint", 4),
+)
+"""Emoji, background and seed: such that the model draws them well without our node."""
 
 log = logging.getLogger("demo")
 
@@ -49,20 +59,20 @@ class Result:
 
     Attributes:
         seconds: duration of the sampler node.
-        latent: final latent [batch, 16, 12, 12].
-        pictures: RGB, uint8 [96, 96, 3] each.
+        latent: final latent [1, 16, height, width].
+        picture: RGB, uint8 [height, width, 3].
         outputs: what each node showed, by node id.
     """
 
     seconds: float
     latent: np.ndarray
-    pictures: list[np.ndarray]
+    picture: np.ndarray
     outputs: dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """The figures of both runs, as report.json names them; those of the pictures are means over the batch."""
+    """The figures of all prompts, as report.json names them: sums, and means of the pictures' figures."""
 
     evaluations: dict[str, int]
     seconds: dict[str, float]
@@ -78,32 +88,33 @@ def run(server: ComfyServer, prompt: dict[str, Json]) -> Result:
     prompt_id = server.submit(prompt)
     outputs = server.wait(prompt_id)
     (latent,) = outputs[find_node(prompt, "SaveLatent")]["latents"]
-    pictures = outputs[find_node(prompt, "SaveImage")]["images"]
+    (picture,) = outputs[find_node(prompt, "SaveImage")]["images"]
     return Result(
         seconds=server.node_seconds(prompt_id)[find_node(prompt, "KSampler")],
         latent=load(server.view(latent))["latent_tensor"].astype(np.float64),
-        pictures=[np.asarray(Image.open(io.BytesIO(server.view(file))).convert("RGB")) for file in pictures],
+        picture=np.asarray(Image.open(io.BytesIO(server.view(picture))).convert("RGB")),
         outputs=outputs,
     )
 
 
-def compare(plain: Result, accelerated: Result, trace: Json) -> Comparison:
+def compare(plain: list[Result], accelerated: list[Result], traces: list[Json]) -> Comparison:
     """The figures that say what the acceleration gained and what it cost."""
     pictures = [
         {
-            "psnr": min(BEST_PSNR, float(peak_signal_noise_ratio(a, b))) if (a != b).any() else BEST_PSNR,
-            "ssim": float(structural_similarity(a, b, channel_axis=2)),
+            "relative_l2": float(np.linalg.norm(b.latent - a.latent) / np.linalg.norm(a.latent)),
+            "psnr": min(BEST_PSNR, float(peak_signal_noise_ratio(a.picture, b.picture)))
+            if (a.picture != b.picture).any()
+            else BEST_PSNR,
+            "ssim": float(structural_similarity(a.picture, b.picture, channel_axis=2)),
         }
-        for a, b in zip(plain.pictures, accelerated.pictures, strict=True)
+        for a, b in zip(plain, accelerated, strict=True)
     ]
-    kinds = [evaluation["kind"] for evaluation in trace["evaluations"]]
+    kinds = "".join(trace["kinds"] for trace in traces)
     return Comparison(
-        evaluations={"computed": kinds.count("computed"), "total": len(kinds)},
-        seconds={"plain": plain.seconds, "accelerated": accelerated.seconds},
-        relative_l2=float(np.linalg.norm(accelerated.latent - plain.latent) / np.linalg.norm(plain.latent)),
-        psnr=float(np.mean([figures["psnr"] for figures in pictures])),
-        ssim=float(np.mean([figures["ssim"] for figures in pictures])),
-        summary=trace.get("summary", ""),
+        evaluations={"computed": kinds.count("c"), "total": len(kinds)},
+        seconds={"plain": sum(r.seconds for r in plain), "accelerated": sum(r.seconds for r in accelerated)},
+        **{name: float(np.mean([figures[name] for figures in pictures])) for name in ("relative_l2", "psnr", "ssim")},
+        summary="\n".join(trace["summary"] for trace in traces),
         pictures=pictures,
     )
 
@@ -116,41 +127,35 @@ def table(result: Comparison) -> str:
         ("", "plain", "accelerated", "ratio"),
         ("network evaluations", f"{total}", f"{computed}", f"{total / computed:.2f}x fewer"),
         ("seconds", f"{plain:.2f}", f"{accelerated:.2f}", f"{plain / accelerated:.2f}x faster"),
-        ("relative L2 of the final latent", "", f"{result.relative_l2:.4f}", ""),
+        ("relative L2 of the final latents", "", f"{result.relative_l2:.4f}", ""),
         ("PSNR of the pictures (dB)", "", f"{result.psnr:.2f}", ""),
         ("SSIM of the pictures", "", f"{result.ssim:.4f}", ""),
     ]
     return "\n".join(f"{name:32}{a:>8}{b:>14}{c:>16}".rstrip() for name, a, b, c in rows)
 
 
-def grid(pictures: list[np.ndarray]) -> Image.Image:
-    """The pictures of a batch as one, enlarged."""
-    columns = math.ceil(math.sqrt(len(pictures)))
-    height, width = (side * SCALE for side in pictures[0].shape[:2])
-    sheet = Image.new("RGB", (columns * width, math.ceil(len(pictures) / columns) * height), "white")
-    for index, picture in enumerate(pictures):
-        enlarged = Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS)
-        sheet.paste(enlarged, (index % columns * width, index // columns * height))
-    return sheet
-
-
-def draw_pictures(file: Path, plain: Result, accelerated: Result, result: Comparison) -> None:
-    """Both runs side by side, with what each one cost."""
-    computed, total = result.evaluations["computed"], result.evaluations["total"]
-    panels = [
-        (grid(plain.pictures), f"plain: {total} evaluations, {plain.seconds:.2f} s"),
-        (grid(accelerated.pictures), f"Spectrum Accelerate: {computed} evaluations, {accelerated.seconds:.2f} s"),
-    ]
-    gap, caption = 16, 44
-    width, height = panels[0][0].size
-    font: Any = ImageFont.load_default(size=min(20, width // 22))  # a single picture is narrower than its caption
-    sheet = Image.new("RGB", (2 * width + 3 * gap, height + caption + gap), "white")
+def draw_pictures(file: Path, plain: list[Result], accelerated: list[Result], result: Comparison) -> None:
+    """Both runs under each other, and the map of their differences under them; a column for each prompt."""
+    computed, total = result.evaluations["computed"] // len(plain), result.evaluations["total"] // len(plain)
+    rows = {
+        f"plain: {total} evaluations": [run.picture for run in plain],
+        f"Spectrum Accelerate: {computed} evaluations": [run.picture for run in accelerated],
+        f"difference, {AMPLIFIED} times as bright": [
+            np.minimum(255, AMPLIFIED * np.abs(a.picture.astype(int) - b.picture)).astype(np.uint8)
+            for a, b in zip(plain, accelerated, strict=True)
+        ],
+    }
+    gap, caption = 12, 40
+    font: Any = ImageFont.load_default(size=22)
+    sheet = Image.new("RGB", (len(plain) * (SIDE + gap) + gap, len(rows) * (SIDE + caption) + gap), "white")
     draw = ImageDraw.Draw(sheet)
-    for index, (panel, text) in enumerate(panels):
-        left = gap + index * (width + gap)
-        draw.text((left, caption / 2), text, "#1c2430", font, anchor="lm")
-        sheet.paste(panel, (left, caption))
-    sheet.save(file)
+    for row, (text, pictures) in enumerate(rows.items()):
+        top = row * (SIDE + caption)
+        draw.text((gap, top + caption / 2), text, "#1c2430", font, anchor="lm")
+        for column, picture in enumerate(pictures):
+            shown = Image.fromarray(picture).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+            sheet.paste(shown, (gap + column * (SIDE + gap), top + caption))
+    sheet.save(file, optimize=True)
 
 
 def draw_evaluations(file: Path, trace: Json) -> None:
@@ -182,37 +187,43 @@ def draw_evaluations(file: Path, trace: Json) -> None:
 
 def demonstrate(arguments: argparse.Namespace) -> Comparison:
     """Start the server, run both prompts, write everything to the output folder."""
+    chosen = (arguments.emoji, arguments.background, arguments.seed)
+    given = [tuple(value if value is not None else default for value, default in zip(chosen, PROMPTS[0], strict=True))]
+    prompts = PROMPTS if all(value is None for value in chosen) else given
     workflow = json.loads(WORKFLOW.read_text(encoding="utf-8"))
     shutil.rmtree(BASE, ignore_errors=True)
     start = time.perf_counter()
     log.info("- starting ComfyUI ...")
     with ComfyServer(BASE) as server:
         log.info("  done in %.1f s", time.perf_counter() - start)
-        accelerated_prompt = to_prompt(workflow, server.object_info())
-        sampler = accelerated_prompt[find_node(accelerated_prompt, "KSampler")]["inputs"]
-        positive = accelerated_prompt[sampler["positive"][0]]["inputs"]
-        sampler.update({} if arguments.seed is None else {"seed": arguments.seed})
-        positive.update({k: v for k in ("emoji", "background") if (v := getattr(arguments, k))})
-        plain_prompt = without_node(without_outputs(accelerated_prompt, "SpectrumReport"), "SpectrumAccelerate")
+        fast = to_prompt(workflow, server.object_info())
+        sampler = fast[find_node(fast, "KSampler")]["inputs"]
+        positive = fast[sampler["positive"][0]]["inputs"]
+        fast[find_node(fast, "EmptySD3LatentImage")]["inputs"]["batch_size"] = 1
+        sampler["steps"] = arguments.steps or sampler["steps"]
 
         log.info("- warming up, so that loading the model does not count ...")
-        warm_up = copy.deepcopy(accelerated_prompt)
+        warm_up = copy.deepcopy(fast)
         warm_up[find_node(warm_up, "KSampler")]["inputs"]["steps"] = WARM_UP_STEPS
         run(server, warm_up)
-        log.info("- %s on %s, %d steps, plain ...", positive["emoji"], positive["background"], sampler["steps"])
-        plain = run(server, plain_prompt)
-        log.info("  %.2f s", plain.seconds)
-        log.info("- the same with Spectrum Accelerate ...")
-        accelerated = run(server, accelerated_prompt)
-        log.info("  %.2f s", accelerated.seconds)
+        plain, accelerated = [], []
+        for emoji, background, seed in prompts:
+            log.info("- %s on %s, seed %d, %d steps, without and with ...", emoji, background, seed, sampler["steps"])
+            sampler["seed"] = seed
+            positive.update(emoji=emoji, background=background)
+            plain.append(run(server, without_node(without_outputs(fast, "SpectrumReport"), "SpectrumAccelerate")))
+            accelerated.append(run(server, fast))
+            log.info("  %.2f s and %.2f s", plain[-1].seconds, accelerated[-1].seconds)
 
-    shown = accelerated.outputs[find_node(accelerated_prompt, "SpectrumReport")]
-    trace = {**json.loads(shown["spectrum"][-1]), "summary": shown["text"][0].splitlines()[0]}
-    result = compare(plain, accelerated, trace)
+    traces = [json.loads(r.outputs[find_node(fast, "SpectrumReport")]["spectrum"][-1]) for r in accelerated]
+    result = compare(plain, accelerated, traces)
     OUTPUT.mkdir(parents=True, exist_ok=True)
     (OUTPUT / "report.json").write_text(json.dumps(dataclasses.asdict(result), indent=2) + "\n", encoding="utf-8")
     draw_pictures(OUTPUT / "comparison.png", plain, accelerated, result)
-    draw_evaluations(OUTPUT / "evaluations.png", trace)
+    if arguments.update:
+        drawn = Image.open(OUTPUT / "comparison.png")
+        drawn.quantize(256, dither=Image.Dither.NONE).save(PICTURE, optimize=True)
+    draw_evaluations(OUTPUT / "evaluations.png", traces[0])
     return result
 
 
@@ -222,9 +233,11 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an ordinary exception, so that the server ends too
     labels = json.loads((ROOT / "demo" / "model" / "labels.json").read_text(encoding="utf-8"))
     parser = argparse.ArgumentParser(prog="dev.py demo", description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--emoji", choices=labels["emoji"], metavar="NAME", help="default: the workflow's")
-    parser.add_argument("--background", choices=labels["bg"], metavar="NAME", help="default: the workflow's")
-    parser.add_argument("--seed", type=int, help="default: the workflow's")
+    parser.add_argument("--emoji", choices=labels["emoji"], metavar="NAME", help="one prompt instead of six")
+    parser.add_argument("--background", choices=labels["bg"], metavar="NAME", help="likewise")
+    parser.add_argument("--seed", type=int, help="likewise")
+    parser.add_argument("--steps", type=int, help="default: the workflow's")
+    parser.add_argument("--update", action="store_true", help="also write docs/images/comparison.png")
     arguments = parser.parse_args()
     start = time.perf_counter()
     try:
