@@ -32,7 +32,7 @@ TITLE, SLOT, WIDGET = 30, 20, 24  # heights of a node's parts
 BELOW = 60  # room under a node; the page's newer renderer draws nodes up to 32 higher
 BETWEEN, MARGIN, HEADING = 80, 20, 40  # between columns; of a group's frame; for its title
 INSIDE = 100  # what ids of nodes in subgraphs begin behind
-CHART = 170  # room for the live chart on Spectrum Accelerate
+CHART = 110  # room for the live chart on Spectrum Accelerate
 PLAIN_COLOR, OUR_COLOR = "#3f789e", "#b06634"
 NOTE = {"color": "#432", "bgcolor": "#653"}
 

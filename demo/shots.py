@@ -1,24 +1,33 @@
-"""Pictures of the workflows in the real page: `python -m demo.shots` (with COMFYUI_PATH set, as dev.py does).
+"""Pictures of the real page: `python -m demo.shots` (with COMFYUI_PATH set, as dev.py does).
 
-Writes docs/images/page.png: the demo after a run. Covers of the workflows: demo/covers.py.
+Writes docs/images/page.png, the demo after a run, and into output/shots one picture for each state of the node (idle,
+running, done, off, old), for a subgraph, for Spectrum Compare and for the A/B blueprint, with both renderers of nodes
+and in two versions of the page. They are for looking at; tests/test_page.py checks what can be checked.
 """
 
 from __future__ import annotations
 
 import io
 import logging
+import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
+import dev
+
 from .comfy_server import ROOT, ComfyServer
+from .make_workflows import Drawing, compared, ksampler
 
 sys.path.append(str(ROOT / "tests"))
 from frontend import Page, chromium, read
 
 DEMO = "spectrum_demo"
+OUTPUT = ROOT / "output" / "shots"
 PAGE = (1400, 520)
 SHOWN = ("Spectrum Accelerate", "Sampling", "Result")
 FRAME = 20.0  # around what is shown, in the workflow's own units
@@ -28,6 +37,11 @@ VIEW = """([left, top, scale, style]) => { const { ds } = app.canvas, sheet = ne
     sheet.replaceSync(style); document.adoptedStyleSheets = [sheet]
     ds.scale = scale; ds.offset[0] = -left; ds.offset[1] = -top
     app.canvas.show_info = false; app.canvas.setDirty(true, true) }"""
+BOX = """types => { const shown = n => !types.length || types.includes(n.type) || n.subgraph
+    const nodes = app.canvas.graph.nodes.filter(shown)
+    const boxes = nodes.map(n => [n.pos[0], n.pos[1] - 30, n.pos[0] + n.size[0], n.pos[1] + n.size[1] + 90])
+    const side = (k, choose) => choose(...boxes.map(box => box[k]))
+    return [side(0, Math.min), side(1, Math.min), side(2, Math.max), side(3, Math.max)] }"""
 Box = tuple[float, float, float, float]
 
 log = logging.getLogger("shots")
@@ -47,19 +61,106 @@ def shoot(page: Page, box: Box, size: tuple[int, int]) -> Image.Image:
     page.page.set_viewport_size({"width": size[0], "height": size[1]})
     page.page.evaluate(VIEW, [left - FRAME, top - FRAME, size[0] / (width + 2 * FRAME), ALONE])
     page.page.wait_for_timeout(1500)  # the page draws when it likes
-    return Image.open(io.BytesIO(page.page.screenshot())).convert("RGB")
+    picture = Image.open(io.BytesIO(page.page.screenshot())).convert("RGB")
+    page.page.evaluate("() => { document.adoptedStyleSheets = [] }")
+    page.page.set_viewport_size({"width": 1280, "height": 800})
+    return picture
+
+
+def around(page: Page, *types: str, widest: int = 1400, scale: float = 1.0) -> Image.Image:
+    """A picture of the nodes of these classes, and of subgraphs' nodes; of all nodes without a class."""
+    left, top, right, bottom = page.page.evaluate(BOX, list(types))
+    width = right - left + 2 * FRAME
+    scale = min(scale, widest / width)
+    size = (round(width * scale), round((bottom - top + 2 * FRAME) * scale))
+    return shoot(page, (left, top, right - left, bottom - top), size)
+
+
+def blueprint(info: dict[str, Any], make: Callable[[Any], Drawing]) -> dict[str, Any]:
+    """A workflow with a blueprint, and the demo's model for it."""
+    drawing = Drawing(make.__name__, info)
+    drawing.column(300, "")
+    (model,) = drawing.node("UNETLoader", unet_name="tiny_flux.safetensors")
+    (vae,) = drawing.node("VAELoader", vae_name="tiny_vae.safetensors")
+    (positive,) = drawing.node("SpectrumDemoEmoji", emoji="ghost", background="navy")
+    (negative,) = drawing.node("SpectrumDemoEmoji", emoji="nothing", background="nothing")
+    (latent,) = drawing.node("EmptySD3LatentImage", width=96, height=96)
+    given = {"model": model, "positive": positive, "negative": negative, "latent_image": latent}
+    drawing.column(400, "")
+    if make is ksampler:
+        (latent,) = drawing.subgraph(make(info), **given)
+        drawing.column(300, "")
+        (images,) = drawing.node("VAEDecode", samples=latent, vae=vae)
+        drawing.node("SaveImage", tall=400, images=images)
+    else:
+        plain, fast, *_ = drawing.subgraph(make(info), tall=420, vae=vae, **given)
+        drawing.column(440, "")
+        drawing.node("SpectrumCompare", tall=520, plain=plain, accelerated=fast)
+    return drawing.to_dict()
+
+
+def states(page: Page, info: dict[str, Any], save: Callable[[str, Image.Image], None]) -> None:
+    """One picture for each thing that there is to see."""
+    node = "SpectrumAccelerate"
+    page.load(dict(read(DEMO), id="7c1e5c1e-0000-4000-8000-000000000001"))
+    page.page.wait_for_timeout(1500)
+    save("idle", around(page, node))
+    page.set("KSampler", steps=400)
+    page.queue()
+    page.page.wait_for_timeout(4000)
+    save("running", around(page, node))
+    page.wait("execution_success", 300)
+    page.set("KSampler", steps=50)
+    page.queue()
+    page.wait("execution_success", 300)
+    save("done", around(page, node))
+    save("done at 60 percent", around(page, node, scale=0.6))
+    save("demo", around(page))
+    page.set(node, skip_interval=5.0)
+    save("old", around(page, node))
+    page.set(node, skip_interval=3.3)
+    page.set("KSampler", sampler_name="lcm")
+    page.queue()
+    page.wait("execution_success", 300)
+    save("off", around(page, node))
+    for name, make in (("subgraph", ksampler), ("A-B", compared)):
+        page.load(blueprint(info, make))
+        page.queue()
+        page.wait("execution_success", 300)
+        save(name, around(page))
+    page.page.evaluate("() => app.canvas.openSubgraph(app.rootGraph.nodes.find(n => n.subgraph).subgraph)")
+    page.page.wait_for_timeout(1500)
+    save("A-B inside", around(page))
 
 
 def main() -> int:
     """Draw all."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    with tempfile.TemporaryDirectory() as base, ComfyServer(Path(base)) as server, chromium() as browser:
-        page = Page(browser, server, vue=False)
-        page.load(read(DEMO))
-        page.queue()
-        page.wait("execution_success", 300)
-        shoot(page, frame(DEMO, *SHOWN), PAGE).quantize(256).save(ROOT / "docs" / "images" / "page.png", optimize=True)
-    log.info("docs/images/page.png")
+    shutil.rmtree(OUTPUT, ignore_errors=True)
+    OUTPUT.mkdir(parents=True)
+    newer = dev.newer_frontend(Path(sys.executable))
+    for version, arguments in {"pinned": [], "newer": ["--front-end-root", str(newer)]}.items():
+        with (
+            tempfile.TemporaryDirectory() as base,
+            ComfyServer(Path(base), arguments=arguments) as server,
+            chromium() as browser,
+        ):
+            for vue in (False, True):
+
+                def save(name: str, image: Image.Image, kind: str = f"{version}, {'nodes 2.0' if vue else 'classic'}"):  # noqa: ANN202
+                    image.save(OUTPUT / f"{kind}, {name}.png")
+
+                page = Page(browser, server, vue=vue)
+                states(page, server.object_info(), save)
+                if version == "pinned" and not vue:
+                    page.load(read(DEMO))
+                    page.queue()
+                    page.wait("execution_success", 300)
+                    drawn = shoot(page, frame(DEMO, *SHOWN), PAGE)
+                    drawn.quantize(256).save(ROOT / "docs" / "images" / "page.png", optimize=True)
+                    log.info("docs/images/page.png")
+                page.page.close()
+    log.info("%s: %d pictures", OUTPUT.relative_to(ROOT), len(list(OUTPUT.glob("*.png"))))
     return 0
 
 

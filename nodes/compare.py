@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from comfy_api.latest import io, ui
 
+from .plots import comparison
+
 NODE = "Spectrum Compare"
 
 AMPLIFIED = 4.0
@@ -39,7 +41,9 @@ class SpectrumCompare(io.ComfyNode):
     @classmethod
     def execute(cls, plain: Any, accelerated: Any) -> io.NodeOutput:
         image, text = compared(plain, accelerated)
-        return io.NodeOutput(image, text, ui=ui.PreviewImage(image, cls=cls).as_dict() | {"text": (text,)})
+        pictures = {} if isinstance(plain, dict) else {"plain": plain, "accelerated": accelerated}
+        shown = ui.PreviewImage(comparison({**pictures, "difference": image}, text), cls=cls).as_dict()
+        return io.NodeOutput(image, text, ui=shown | {"text": (text,)})
 
 
 def compared(plain: Any, accelerated: Any) -> tuple[torch.Tensor, str]:

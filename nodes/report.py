@@ -39,8 +39,9 @@ class SpectrumReport(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any, latent: dict[str, Any]) -> io.NodeOutput:
         runs, reason = latest_runs(model)
-        summary = "\n".join(describe(run) for run in runs) or f"Spectrum: {reason}"
-        image = plot(runs, summary)
+        texts = [describe(run) for run in runs] or [f"Spectrum: {reason}"]
+        summary = "\n".join(texts)
+        image = plot(runs, texts)
         shown = ui.PreviewImage(image, cls=cls).as_dict()
         shown |= {"text": (summary,), "spectrum": [run.to_json() for run in runs]}
         return io.NodeOutput(summary, image, ui=shown)

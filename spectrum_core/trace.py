@@ -23,6 +23,7 @@ class Evaluation:
             conditioning. Known where the feature was computed and could have been forecast.
         drift: relative L2 distance that the latent had drifted through the gap before this evaluation, before it was
             corrected; the worst picture. Known where a corrected gap ended.
+        estimate: estimated relative L2 error of the final latent, as far as it was known after this evaluation.
         seconds: duration.
     """
 
@@ -32,6 +33,7 @@ class Evaluation:
     reason: Reason | None = None
     feature_error: float | None = None
     drift: float | None = None
+    estimate: float | None = None
     seconds: float | None = None
 
 

@@ -5,6 +5,7 @@ import torch
 from comfy.nested_tensor import NestedTensor
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from spectrum_accelerate.nodes.compare import SpectrumCompare, compared
+from spectrum_accelerate.nodes.plots import comparison
 
 
 def image(seed=0, size=(64, 48)):
@@ -68,6 +69,13 @@ def test_of_a_video_with_sound_the_video_is_compared():
 def test_what_cannot_be_compared_is_said(pair, why):
     with pytest.raises(ValueError, match=why):
         compared(*pair)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_the_node_draws_both_and_the_figures(channels):
+    a = torch.rand(2, 32, 64, channels, generator=torch.Generator().manual_seed(0))
+    picture = comparison({"plain": a, "accelerated": a, "difference": a[..., :1]}, "relative L2: 0\nPSNR: identical")
+    assert picture.shape[2] == 1280 and picture.shape[1] > 2 * 64 and 0 <= picture.min() and picture.max() <= 1
 
 
 def test_the_node_shows_it_by_itself():

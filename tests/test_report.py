@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from sampling import accelerated, runs
-from spectrum_accelerate.nodes.plots import COMPUTED, FORECAST
+from spectrum_accelerate.nodes.plots import COMPUTED, FORECAST, SCALE, plot
 from spectrum_accelerate.nodes.report import SpectrumReport, latest_runs
 from zoo import MODELS
 
@@ -22,8 +22,8 @@ def sampled():
 
 def report(model, latent):
     output = SpectrumReport.execute(model, latent)
-    summary, plot = output.result
-    return summary, plot, output.ui
+    summary, picture = output.result
+    return summary, picture, output.ui
 
 
 def colours(plot):
@@ -41,6 +41,14 @@ def test_text_picture_and_data_tell_the_same(sampled):
     assert colours(plot)[COMPUTED] > 1000 and colours(plot)[FORECAST] > 1000
 
 
+def test_the_picture_is_large_enough_to_read(sampled):
+    """Whatever there is to say."""
+    for texts in ([report(*sampled)[0]], ["Spectrum: " + "a long reason " * 40]):
+        picture = plot(runs(sampled[0]) if len(texts[0]) < 400 else [], texts)
+        assert picture.shape[1] >= 720 and picture.shape[2] == 1280
+        assert not (picture[0, :, -2 * SCALE :] != picture[0, 0, 0]).any(), "text runs out of the picture"
+
+
 def test_the_picture_shows_what_was_computed(sampled):
     """More computed evaluations, more of their colour."""
     model = accelerated(FLUX.build(), warmup=9)
@@ -52,7 +60,7 @@ def test_a_run_that_was_not_accelerated_says_why():
     model = accelerated(FLUX.build(), skip_interval=1.0)
     summary, plot, _ = report(model, {"samples": FLUX.sample(model, steps=4)})
     assert summary.startswith("Spectrum: not accelerated: skip_interval = 1")
-    assert FORECAST not in {c for c, n in colours(plot).items() if n > 400}
+    assert FORECAST not in {c for c, n in colours(plot).items() if n > 1000}
 
 
 def test_without_a_run_or_without_the_node_it_says_so(sampled):

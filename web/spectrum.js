@@ -157,16 +157,21 @@ function row(context, state, old, left, top, width, height, size, colours, ink) 
   const bar = step > 3 ? step - Math.max(1, step * 0.18) : step;
   for (let i = 0; i < count; i++) {
     const kind = state.kinds[i];
-    const computed = kind ? kind === "c" : state.plan?.[i] === "c";
+    const computed = kind ? kind === "c" : Boolean(off) || state.plan?.[i] === "c";
     const size = computed ? tall : tall / 3;
     const x = left + i * step;
     if (kind && !planned) {
       context.fillStyle = computed ? colours.computed : colours.forecast;
       context.fillRect(x, base - size, bar, size);
     } else {
-      context.strokeStyle = off ? colours.off : colours.forecast;
+      // Outlined; without room for an outline, and where all is computed for a reason, pale.
+      context.strokeStyle = context.fillStyle = off ? colours.off : colours.forecast;
+      const before = context.globalAlpha;
+      context.globalAlpha = before * (off || bar < 4 ? 0.3 : 1);
       context.lineWidth = 1;
-      context.strokeRect(x + 0.5, base - size + 0.5, Math.max(0.5, bar - 1), size - 1);
+      if (off || bar < 4) context.fillRect(x, base - size, bar, size);
+      else context.strokeRect(x + 0.5, base - size + 0.5, bar - 1, size - 1);
+      context.globalAlpha = before;
     }
   }
   const known = (state.errors ?? []).map((error, i) => [i, error]).filter(([, error]) => error !== null);

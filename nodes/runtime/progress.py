@@ -41,16 +41,11 @@ class Progress:
         self._node, self._trace = node, trace
         self._began = time.time_ns() // 1000
         self._sent = 0.0
-        self._errors: list[float | None] = []
         self._workflow: str | None = None
 
     def send(self, last: bool = False) -> None:
-        """Note where the run stands and send it, at most ten times a second; the last state always."""
+        """Send the state, at most ten times a second; the last one always."""
         trace = self._trace
-        estimates = [_rounded(trace.error)] * (len(trace.evaluations) - len(self._errors))
-        self._errors += estimates
-        if last and self._errors:
-            self._errors[-1] = _rounded(trace.error)
         now = time.monotonic()
         module = sys.modules.get("server")  # loaded by ComfyUI; importing it here would start half a server elsewhere
         server = getattr(getattr(module, "PromptServer", None), "instance", None)
@@ -65,7 +60,7 @@ class Progress:
             "node": self._node,
             "sampler_node": trace.node,
             "run": self._began,
-            "state": state(trace, self._errors),
+            "state": state(trace),
         }
         _kept[self._workflow, self._node, self._began] = data
         while len(_kept) > KEPT:
@@ -82,17 +77,12 @@ def workflow_of(server: Any, prompt: str) -> str:
     return ""
 
 
-def state(trace: Trace, errors: list[float | None]) -> dict[str, Any]:
-    """What the chart shows of a run.
-
-    Args:
-        trace: of the run.
-        errors: the estimated error of the final latent as it stood after each evaluation.
-    """
+def state(trace: Trace) -> dict[str, Any]:
+    """What the chart shows of a run."""
     return {
         "total": trace.total,
         "kinds": trace.kinds,
-        "errors": list(errors),
+        "errors": [_rounded(evaluation.estimate) for evaluation in trace.evaluations],
         "error": _rounded(trace.error),
         "saved": _rounded(trace.saved),
         "outcome": trace.outcome,

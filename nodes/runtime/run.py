@@ -262,6 +262,8 @@ class SamplingRun:
             judged = {e.position for e in self.trace.evaluations if e.drift is not None}
             if self.trace.error is not None:
                 self.trace.error = self._estimate.worst(gaps(self.trace.kinds, judged)[1])
+            if self.trace.evaluations:
+                self.trace.evaluations[-1].estimate = self.trace.error
             for record, stopwatch in zip(self.trace.evaluations, self._stopwatches, strict=False):
                 record.seconds = stopwatch.wait()
         self._evaluation = self._guider = None
@@ -522,6 +524,7 @@ class SamplingRun:
         record = evaluation.record
         evaluation.stopwatch.stop(self._device)
         self._stopwatches.append(evaluation.stopwatch)
+        record.estimate = self.trace.error
         self.trace.evaluations.append(record)
         if self._phase is Phase.FORECASTING and evaluation.failure is None:
             self.trace.self_test = self._features.self_test
