@@ -18,6 +18,9 @@ from typing import Any
 
 import tomllib
 
+from spectrum_core.schedule import Request
+from spectrum_core.schedule.balanced import budget
+
 from .comfy_server import ROOT, ComfyServer
 from .workflow import DYNAMIC_COMBO, INPUTS, OUTPUTS, Json, choice, has_control, has_widget
 
@@ -421,12 +424,17 @@ def about(advice: str, *files: str) -> str:
 
 def expected(drawing: Drawing, steps: int) -> str:
     """What the node does with so many steps and its default interval."""
-    interval = drawing.info["SpectrumAccelerate"]["input"]["required"]["skip_interval"][1]["default"]
+    computed = budgeted(drawing.info, steps)
     return (
-        f"**What to expect.** *skip_interval* {interval:g}: one of {interval:g} evaluations runs the network, so of "
-        f"{steps} steps about {round(steps / interval)}, and one or two more with few steps. **Spectrum Accelerate** "
-        "forecasts the others."
+        f"**What to expect.** Of {steps} steps, {computed} are computed; **Spectrum Accelerate** forecasts the others: "
+        f"{steps / computed:.2g} times fewer model evaluations."
     )
+
+
+def budgeted(info: Mapping[str, Any], steps: int) -> int:
+    """How many of so many steps the node computes with its defaults."""
+    interval = info["SpectrumAccelerate"]["input"]["required"]["skip_interval"][1]["default"]
+    return budget(Request(tuple(range(steps + 1)), interval))
 
 
 BYPASS = "To compare, bypass the node (Ctrl+B) and run again with the same seed, or open *Compare A-B (SDXL)*."
@@ -687,8 +695,7 @@ def wan22(drawing: Drawing) -> None:
     inner.give("VIDEO", video)
     advice = (
         "**What to expect.** Each of the two experts has a **Spectrum Accelerate** of its own, because each is a run "
-        "of its own: 10 of the 20 steps, with computed first and last ones. So expect about half of the evaluations, "
-        "less with more steps.\n\nWith the 4-step Lightning LoRAs each expert has 2 steps: nothing can be forecast. "
+        f"of its own: 10 of the 20 steps, of which {budgeted(drawing.info, 10)} are computed. More steps gain more.\n\nWith the 4-step Lightning LoRAs each expert has 2 steps: nothing can be forecast. "
         "Memory: each node holds a few features of about 320 MiB at this size while it samples."
     )
     in_subgraph(drawing, "Wan 2.2 14B", about(advice, *files), inner, "wan22", 420)
@@ -750,7 +757,7 @@ def hunyuan_video(drawing: Drawing) -> None:
     advice = (
         f"{expected(drawing, 20)} With CFG each of them is two evaluations of the network. 50 steps are the model's "
         "own number; with forecasts they cost about as much as 20 full ones.\n\nThe distilled models (8 steps, also "
-        "the 1080p upscaler) gain little. EasyCache beside this node skips the same steps: use one of the two."
+        "the 1080p upscaler) gain little. EasyCache does the same: use one of the two."
     )
     drawing.note("About this workflow", about(advice, *files), 400)
     drawing.column(400, "Inputs")

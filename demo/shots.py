@@ -1,6 +1,6 @@
 """Pictures of the real page: `python -m demo.shots` (with COMFYUI_PATH set, as dev.py does).
 
-Writes docs/images/page.png, the demo after a run, and into output/shots one picture for each state of the node (idle,
+Writes docs/images/page.png, the demo after a run, the pictures of the nodes' help, and into output/shots one picture for each state of the node (idle,
 running, done, off, old), for a subgraph, for Spectrum Compare and for the A/B blueprint, with both renderers of nodes
 and in two versions of the page. They are for looking at; tests/test_page.py checks what can be checked.
 """
@@ -22,6 +22,7 @@ import dev
 
 from .comfy_server import ROOT, ComfyServer
 from .make_workflows import Drawing, compared, ksampler
+from .workflow import find_node, to_prompt
 
 sys.path.append(str(ROOT / "tests"))
 from frontend import Page, chromium, read
@@ -29,6 +30,7 @@ from frontend import Page, chromium, read
 DEMO = "spectrum_demo"
 OUTPUT = ROOT / "output" / "shots"
 PAGE = (1400, 520)
+HELP_WIDTH = 640
 SHOWN = ("Spectrum Accelerate", "Sampling", "Result")
 FRAME = 20.0  # around what is shown, in the workflow's own units
 GRAPH = '#graph-canvas, [data-testid="transform-pane"], [data-testid="transform-pane"] *, .dom-widget, .dom-widget *'
@@ -133,6 +135,28 @@ def states(page: Page, info: dict[str, Any], save: Callable[[str, Image.Image], 
     save("A-B inside", around(page))
 
 
+def help_pictures(server: ComfyServer) -> None:
+    """What the two other nodes show, for their help."""
+    info = server.object_info()
+    prompt = to_prompt(blueprint(info, compared), info)
+    prompt[find_node(prompt, "BasicScheduler")]["inputs"].update(steps=50, scheduler="simple")
+    prompt[find_node(prompt, "PrimitiveFloat")]["inputs"]["value"] = 3.0
+    outputs = server.queue(prompt)
+    for kind, file in (("SpectrumReport", "report"), ("SpectrumCompare", "compare")):
+        key = next(key for key, node in prompt.items() if node["class_type"] == kind)
+        drawn = Image.open(io.BytesIO(server.view(outputs[key]["images"][0]))).convert("RGB")
+        small = drawn.resize((HELP_WIDTH, HELP_WIDTH * drawn.height // drawn.width), Image.Resampling.LANCZOS)
+        save_help(small, kind, file)
+
+
+def save_help(picture: Image.Image, kind: str, file: str) -> None:
+    """Put a picture where the page looks for those of a node's help."""
+    folder = ROOT / "web" / "docs" / kind
+    folder.mkdir(exist_ok=True)
+    picture.quantize(128).save(folder / f"{file}.png", optimize=True)
+    log.info("web/docs/%s/%s.png", kind, file)
+
+
 def main() -> int:
     """Draw all."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
@@ -159,6 +183,8 @@ def main() -> int:
                     drawn = shoot(page, frame(DEMO, *SHOWN), PAGE)
                     drawn.quantize(256).save(ROOT / "docs" / "images" / "page.png", optimize=True)
                     log.info("docs/images/page.png")
+                    save_help(around(page, "SpectrumAccelerate"), "SpectrumAccelerate", "node")
+                    help_pictures(server)
                 page.page.close()
     log.info("%s: %d pictures", OUTPUT.relative_to(ROOT), len(list(OUTPUT.glob("*.png"))))
     return 0

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import urllib.parse
 import urllib.request
 from itertools import combinations, product
@@ -21,6 +22,7 @@ from demo.make_workflows import (
     SUBGRAPHS,
     WORKFLOWS,
     Drawing,
+    budgeted,
     compared,
     ksampler,
     text,
@@ -280,6 +282,40 @@ def test_the_node_help_names_every_input_and_output(server, node):
     widgets = [label for _, label, _ in inputs_of(shown)]
     for name in [*widgets, *(schema["output_name"] if node != NODES[0] else [])]:
         assert f"`{name}`" in text, name
+
+
+def test_the_help_has_the_prompt_of_the_node(info):
+    """What a user of the API sends: the defaults."""
+    text = (ROOT / "web" / "docs" / f"{NODES[0]}.md").read_text(encoding="utf-8")
+    shown = json.loads(text.split("```json")[1].split("```")[0])
+    drawing = Drawing("api", info)
+    (model,) = drawing.node("UNETLoader", unet_name="tiny_flux.safetensors")
+    (model,) = drawing.node(NODES[0], model=model)
+    (latent,) = drawing.node("EmptySD3LatentImage", width=96, height=96)
+    drawing.node("SpectrumReport", model=model, latent=latent)
+    prompt = to_prompt(drawing.to_dict(), info)
+    assert shown == prompt[find_node(prompt, NODES[0])]
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "web" / "docs").glob("*.md")), ids=lambda file: file.stem)
+def test_help_is_short_and_its_links_lead_somewhere(file):
+    text = file.read_text(encoding="utf-8")
+    assert len(text.split()) <= 400
+    for target in re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text):
+        assert (file.with_suffix("") / target).is_file(), target
+    for target in re.findall(r"\]\((https://github.com/[^)]+)\)", text):
+        assert (ROOT / target.split("/blob/main/")[1]).is_file(), target
+    assert file.stem not in NODES or "![" in text
+
+
+def test_the_advice_has_the_nodes_own_numbers(info):
+    text = (ROOT / "web" / "docs" / "models.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) \| (\d+) \| (none|[\d.]+x) \|$", text, re.MULTILINE)
+    assert len(rows) > 4
+    for steps, computed, fewer in rows:
+        assert int(computed) == budgeted(info, int(steps))
+        assert fewer == ("none" if computed == steps else f"{int(steps) / int(computed):.2g}x")
+    assert f"{2 * budgeted(info, 10)} of 20 are computed" in text
 
 
 def inputs_of(schema):
