@@ -695,7 +695,8 @@ def wan22(drawing: Drawing) -> None:
     inner.give("VIDEO", video)
     advice = (
         "**What to expect.** Each of the two experts has a **Spectrum Accelerate** of its own, because each is a run "
-        f"of its own: 10 of the 20 steps, of which {budgeted(drawing.info, 10)} are computed. More steps gain more.\n\nWith the 4-step Lightning LoRAs each expert has 2 steps: nothing can be forecast. "
+        f"of its own: 10 of the 20 steps, of which {budgeted(drawing.info, 10)} are computed. "
+        "More steps gain more.\n\nWith the 4-step Lightning LoRAs each expert has 2 steps: nothing can be forecast. "
         "Memory: each node holds a few features of about 320 MiB at this size while it samples."
     )
     in_subgraph(drawing, "Wan 2.2 14B", about(advice, *files), inner, "wan22", 420)

@@ -1,8 +1,9 @@
 """Pictures of the real page: `python -m demo.shots` (with COMFYUI_PATH set, as dev.py does).
 
-Writes docs/images/page.png, the demo after a run, the pictures of the nodes' help, and into output/shots one picture for each state of the node (idle,
-running, done, off, old), for a subgraph, for Spectrum Compare and for the A/B blueprint, with both renderers of nodes
-and in two versions of the page. They are for looking at; tests/test_page.py checks what can be checked.
+Writes docs/images/page.png (the demo after a run), the pictures of the nodes' help, and into output/shots one picture for
+each state of the node (idle, running, done, off, old), for a subgraph, for Spectrum Compare and for the A/B blueprint,
+with both renderers of nodes and in two versions of the page. They are for looking at; tests/test_page.py checks what can
+be checked.
 """
 
 from __future__ import annotations
@@ -153,7 +154,7 @@ def save_help(picture: Image.Image, kind: str, file: str) -> None:
     """Put a picture where the page looks for those of a node's help."""
     folder = ROOT / "web" / "docs" / kind
     folder.mkdir(exist_ok=True)
-    picture.quantize(128).save(folder / f"{file}.png", optimize=True)
+    picture.save(folder / f"{file}.png", optimize=True)
     log.info("web/docs/%s/%s.png", kind, file)
 
 
@@ -181,7 +182,7 @@ def main() -> int:
                     page.queue()
                     page.wait("execution_success", 300)
                     drawn = shoot(page, frame(DEMO, *SHOWN), PAGE)
-                    drawn.quantize(256).save(ROOT / "docs" / "images" / "page.png", optimize=True)
+                    drawn.save(ROOT / "docs" / "images" / "page.png", optimize=True)
                     log.info("docs/images/page.png")
                     save_help(around(page, "SpectrumAccelerate"), "SpectrumAccelerate", "node")
                     help_pictures(server)
