@@ -1,9 +1,9 @@
 """Pictures of the real page: `python -m demo.shots` (with COMFYUI_PATH set, as dev.py does).
 
-Writes docs/images/page.png (the demo after a run), the pictures of the nodes' help, and into output/shots one picture for
-each state of the node (idle, running, done, off, old), for a subgraph, for Spectrum Compare and for the A/B blueprint,
-with both renderers of nodes and in two versions of the page. They are for looking at; tests/test_page.py checks what can
-be checked.
+Writes docs/images/page.png (the demo after a run), the pictures of the nodes' help, and into output/shots one picture
+for each state of the node (idle, running, done, off, old), for a subgraph, for Spectrum Compare and for the A/B
+blueprint, with both renderers of nodes and in two versions of the page. They are for looking at; tests/test_page.py
+checks what can be checked.
 """
 
 from __future__ import annotations
@@ -140,8 +140,8 @@ def help_pictures(server: ComfyServer) -> None:
     """What the two other nodes show, for their help."""
     info = server.object_info()
     prompt = to_prompt(blueprint(info, compared), info)
-    prompt[find_node(prompt, "BasicScheduler")]["inputs"].update(steps=50, scheduler="simple")
-    prompt[find_node(prompt, "PrimitiveFloat")]["inputs"]["value"] = 3.0
+    prompt[find_node(prompt, "BasicScheduler")]["inputs"].update(steps=30, scheduler="simple")
+    prompt[find_node(prompt, "PrimitiveFloat")]["inputs"]["value"] = 5.0
     outputs = server.queue(prompt)
     for kind, file in (("SpectrumReport", "report"), ("SpectrumCompare", "compare")):
         key = next(key for key, node in prompt.items() if node["class_type"] == kind)
