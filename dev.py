@@ -487,6 +487,14 @@ def command_workflows(arguments: argparse.Namespace) -> int:
     return environment.run(["-m", "demo.make_workflows"]) or environment.run(["-m", "demo.covers"])
 
 
+def command_shots(arguments: argparse.Namespace) -> int:
+    """Draw the pictures of the page."""
+    environment = prepare()
+    ensure_browser()
+    newer_frontend(environment.python)
+    return environment.run(["-m", "demo.shots", *arguments.arguments])
+
+
 def command_bench(arguments: argparse.Namespace) -> int:
     """Run a benchmark; ComfyUI comes first on the path because it owns the top-level name `nodes`."""
     name, *rest = arguments.arguments or [""]
@@ -506,6 +514,7 @@ COMMANDS = {
     "scan": (command_scan, "pack as for the registry, then run its validation and two scanners"),
     "structure": (command_structure, "draw files and imports into docs/design.md [--check]"),
     "workflows": (command_workflows, "write the workflows, blueprints and covers from the nodes' schemas"),
+    "shots": (command_shots, "draw the page: docs/images/page.png, the help, and all states into output/shots"),
     "bench": (command_bench, "run benchmarks/NAME.py: bench NAME [arguments]"),
 }
 

@@ -1,4 +1,4 @@
-"""Pictures of the real page: `python -m demo.shots` (with COMFYUI_PATH set, as dev.py does).
+"""Pictures of the real page: `python dev.py shots`.
 
 Writes docs/images/page.png (the demo after a run), the pictures of the nodes' help, and into output/shots one picture
 for each state of the node (idle, running, done, off, old), for a subgraph, for Spectrum Compare and for the A/B
@@ -13,6 +13,7 @@ import logging
 import shutil
 import sys
 import tempfile
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,7 @@ def blueprint(info: dict[str, Any], make: Callable[[Any], Drawing]) -> dict[str,
 def states(page: Page, info: dict[str, Any], save: Callable[[str, Image.Image], None]) -> None:
     """One picture for each thing that there is to see."""
     node = "SpectrumAccelerate"
-    page.load(dict(read(DEMO), id="7c1e5c1e-0000-4000-8000-000000000001"))
+    page.load(dict(read(DEMO), id=str(uuid.uuid4())))
     page.page.wait_for_timeout(1500)
     save("idle", around(page, node))
     page.set("KSampler", steps=400)
@@ -147,15 +148,15 @@ def help_pictures(server: ComfyServer) -> None:
         key = next(key for key, node in prompt.items() if node["class_type"] == kind)
         drawn = Image.open(io.BytesIO(server.view(outputs[key]["images"][0]))).convert("RGB")
         small = drawn.resize((HELP_WIDTH, HELP_WIDTH * drawn.height // drawn.width), Image.Resampling.LANCZOS)
-        save_help(small, kind, file)
+        save_help(small, file)
 
 
-def save_help(picture: Image.Image, kind: str, file: str) -> None:
-    """Put a picture where the page looks for those of a node's help."""
-    folder = ROOT / "web" / "docs" / kind
+def save_help(picture: Image.Image, file: str) -> None:
+    """Put a picture where the nodes' help finds it."""
+    folder = ROOT / "web" / "docs" / "images"
     folder.mkdir(exist_ok=True)
     picture.save(folder / f"{file}.png", optimize=True)
-    log.info("web/docs/%s/%s.png", kind, file)
+    log.info("web/docs/images/%s.png", file)
 
 
 def main() -> int:
@@ -184,7 +185,7 @@ def main() -> int:
                     drawn = shoot(page, frame(DEMO, *SHOWN), PAGE)
                     drawn.save(ROOT / "docs" / "images" / "page.png", optimize=True)
                     log.info("docs/images/page.png")
-                    save_help(around(page, "SpectrumAccelerate"), "SpectrumAccelerate", "node")
+                    save_help(around(page, "SpectrumAccelerate"), "node")
                     help_pictures(server)
                 page.page.close()
     log.info("%s: %d pictures", OUTPUT.relative_to(ROOT), len(list(OUTPUT.glob("*.png"))))

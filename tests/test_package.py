@@ -29,7 +29,7 @@ FLAGGED = ("os.environ", "os.getenv", "requests.get(", "urlopen(", "socket.socke
 
 # Loads the pack as ComfyUI does, and says which modules that brought and how long it took.
 LOAD = """
-import asyncio, importlib.util, json, sys, time
+import asyncio, gc, importlib.util, json, sys, time
 sys.path.insert(0, sys.argv[1])
 import comfy.options
 from comfy.cli_args import args
@@ -37,6 +37,8 @@ args.cpu = True
 import nodes  # ComfyUI's
 import comfy_api.latest
 before = set(sys.modules)
+gc.collect()
+gc.freeze()  # else a collection of all that ComfyUI holds may fall into our time
 start = time.process_time()
 folder = sys.argv[2]
 spec = importlib.util.spec_from_file_location("packed", folder + "/__init__.py", submodule_search_locations=[folder])

@@ -137,10 +137,11 @@ def chart(page, node=None):
 
 
 def wait_for_chart(page, text, node=None, old=None):
+    """Until the chart says so; `old`: and is marked as old, or is not."""
     page.page.wait_for_function(
         f"""([kind, node, text, old]) => {{ const {{ dataset }} = ({CHART})(kind, node)
             return dataset.text?.includes(text) && (old === null || dataset.old === String(old)) }}""",
-        arg=[ACCELERATE, node, text, old and "true"],
+        arg=[ACCELERATE, node, text, old],
         timeout=30_000,
     )
 
@@ -204,7 +205,9 @@ def test_what_has_changed_since_makes_the_run_old(page):
     wait_for_chart(page, "2.0x fewer", old=False)
     page.set("KSampler", steps=14)
     wait_for_chart(page, "2.0x fewer", old=True)
-    page.set("KSampler", steps=12)
+    page.set("KSampler", steps=12, sampler_name="heun")
+    wait_for_chart(page, "2.0x fewer", old=True)
+    page.set("KSampler", sampler_name="euler")
     page.select(ACCELERATE)
     page.page.keyboard.press("Control+b")
     wait_for_chart(page, "2.0x fewer", old=True)
@@ -296,6 +299,25 @@ def test_the_chart_speaks_the_users_language(page):
         assert "请使用更多步数" in chart(page)["title"]
     finally:
         page.page.evaluate("() => app.extensionManager.setting.set('Comfy.Locale', 'en')")
+
+
+def test_a_right_click_and_a_run_accelerate_a_plain_workflow(page):
+    """What the README promises a new user."""
+    page.page.evaluate(
+        """kind => { const g = app.rootGraph, find = type => g.nodes.find(n => n.type == type), ds = app.canvas.ds
+            g.remove(find(kind))
+            const sampler = find("KSampler")
+            find("ModelSamplingAuraFlow").connect(0, sampler, 0)
+            ds.scale = 1; ds.offset[0] = 400 - sampler.pos[0]; ds.offset[1] = 200 - sampler.pos[1]
+            app.canvas.setDirty(true, true) }""",
+        ACCELERATE,
+    )
+    page.page.wait_for_timeout(1000)
+    page.page.mouse.click(460, 188, button="right")
+    page.page.get_by_text("Accelerate this sampler").first.click()
+    wait_for_chart(page, "Plan: 6 of 12 computed")
+    run(page, 370)
+    wait_for_chart(page, "2.0x fewer", old=False)
 
 
 def with_a_subgraph(info):
@@ -397,6 +419,9 @@ def test_the_menu_inserts_the_node_before_a_sampler(page):
 def test_the_node_help_shows_our_text(page, kind):
     page.select(kind)
     page.page.get_by_test_id("info-button").click()
+    page.page.wait_for_function(
+        "() => [...document.images].some(i => i.src.includes('/docs/images/') && i.naturalWidth > 100)"
+    )
     for line in (ROOT / "web" / "docs" / f"{kind}.md").read_text(encoding="utf-8").splitlines():
         if line.startswith("#"):
             page.page.get_by_role("heading", name=line.strip("# "), exact=True).first.wait_for()

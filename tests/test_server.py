@@ -135,12 +135,19 @@ def ask(server, path, data=None):
 
 
 def test_a_page_that_comes_later_gets_the_last_messages(server, edited):
+    """Those of its workflow; a client that sends none gets its messages while it runs, and nobody later."""
     changed = edited("KSampler", seed=18)
     node = find_node(changed, "SpectrumAccelerate")
     server.queue(changed)
+    assert messages(server, node)[-1]["workflow"] == ""
+    changed = edited("KSampler", seed=20)
+    extra = {"extra_pnginfo": {"workflow": {"id": "mine"}}}
+    sent = server._post("/prompt", {"prompt": changed, "client_id": server.client_id, "extra_data": extra})
+    server.wait(sent["prompt_id"])
     last = messages(server, node)[-1]
-    assert ask(server, "/spectrum_accelerate/runs?workflow=other")[-1] == last  # it was sent without a workflow
-    assert last["workflow"] == ""
+    assert last["workflow"] == "mine" and last["state"]["outcome"] == "done"
+    assert ask(server, "/spectrum_accelerate/runs?workflow=mine") == [last]
+    assert ask(server, "/spectrum_accelerate/runs?workflow=other") == ask(server, "/spectrum_accelerate/runs") == []
 
 
 def test_the_plan_of_a_run_is_known_before_it(server, edited):

@@ -302,7 +302,7 @@ def test_help_is_short_and_its_links_lead_somewhere(file):
     text = file.read_text(encoding="utf-8")
     assert len(text.split()) <= 400
     for target in re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text):
-        assert (file.with_suffix("") / target).is_file(), target
+        assert (file.parent / target).is_file(), target
     for target in re.findall(r"\]\((https://github.com/[^)]+)\)", text):
         assert (ROOT / target.split("/blob/main/")[1]).is_file(), target
     assert file.stem not in NODES or "![" in text

@@ -285,7 +285,7 @@ function sampling(node) {
 class Chart {
   constructor(node) {
     this.node = node;
-    this.rows = []; // {path, prompt, sampler, run, state, steps: of the sampler, if known}
+    this.rows = []; // {path, prompt, sampler, run, state, made: by what `sampling`}
     this.plan = null; // a row, while there is no run to show
     this.shown = ""; // what was drawn last, for `tick`
     this.question = "";
@@ -328,8 +328,8 @@ class Chart {
 
   receive({ node: path, prompt, sampler_node: sampler, run, state }, live) {
     const known = this.rows.find((row) => row.path === path && row.run === run);
-    const steps = known ? known.steps : ((live && samplerOf(this.node)?.steps) ?? null);
-    this.add({ path, prompt, sampler, run, state, steps });
+    const made = known ? known.made : live ? this.sampling() : "";
+    this.add({ path, prompt, sampler, run, state, made });
     if (state.outcome !== "running") {
       this.node.properties ??= {};
       this.node.properties.spectrum = { rows: this.rows };
@@ -352,13 +352,19 @@ class Chart {
     return Object.fromEntries(own.map((w) => [w.name.split(".").at(-1), w.value]));
   }
 
+  // Steps and sampler, to compare; empty if not known.
+  sampling() {
+    const found = this.node.graph ? samplerOf(this.node) : null;
+    return found?.steps > 0 ? `${found.sampler}, ${found.steps}` : "";
+  }
+
   // Whether a run was made by this node as it stands.
   isOld(rows) {
     if (!rows.length || rows[0].state.outcome === "plan") return false;
     if (this.node.mode !== 0) return true;
-    const { steps, state } = rows[0];
-    const now = samplerOf(this.node)?.steps;
-    if (rows.length === 1 && steps > 0 && now > 0 && now !== steps) return true;
+    const { made, state } = rows[0];
+    const now = this.sampling();
+    if (rows.length === 1 && made && now && made !== now) return true;
     const settings = state.settings;
     return Object.entries(this.values()).some(([name, value]) => name in settings && settings[name] !== value);
   }

@@ -21,12 +21,12 @@ _kept: "OrderedDict[tuple[str, str, int], dict[str, Any]]" = OrderedDict()
 
 
 def kept(workflow: str) -> list[dict[str, Any]]:
-    """The last message of each kept run of a workflow, oldest first; those that name no workflow, too.
+    """The last message of each kept run of a workflow, oldest first. Runs whose client sent no workflow belong to none.
 
     Args:
         workflow: the id that the page gave to it.
     """
-    return [data for data in list(_kept.values()) if data["workflow"] in (workflow, "")]
+    return [data for data in list(_kept.values()) if workflow and data["workflow"] == workflow]
 
 
 class Progress:
