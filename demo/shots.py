@@ -8,6 +8,7 @@ checks what can be checked.
 
 from __future__ import annotations
 
+import argparse
 import io
 import logging
 import shutil
@@ -155,41 +156,50 @@ def save_help(picture: Image.Image, file: str) -> None:
     """Put a picture where the nodes' help finds it."""
     folder = ROOT / "web" / "docs" / "images"
     folder.mkdir(exist_ok=True)
-    picture.save(folder / f"{file}.png", optimize=True)
+    picture.quantize(160, method=Image.Quantize.FASTOCTREE).save(folder / f"{file}.png", optimize=True)
     log.info("web/docs/images/%s.png", file)
 
 
 def main() -> int:
     """Draw all."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    parser = argparse.ArgumentParser(prog="dev.py shots", description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--only", default="", metavar="WORDS", help='say "pinned, classic" for these alone')
+    arguments = parser.parse_args()
     shutil.rmtree(OUTPUT, ignore_errors=True)
     OUTPUT.mkdir(parents=True)
-    newer = dev.newer_frontend(Path(sys.executable))
-    for version, arguments in {"pinned": [], "newer": ["--front-end-root", str(newer)]}.items():
-        with (
-            tempfile.TemporaryDirectory() as base,
-            ComfyServer(Path(base), arguments=arguments) as server,
-            chromium() as browser,
-        ):
-            for vue in (False, True):
-
-                def save(name: str, image: Image.Image, kind: str = f"{version}, {'nodes 2.0' if vue else 'classic'}"):  # noqa: ANN202
-                    image.save(OUTPUT / f"{kind}, {name}.png")
-
-                page = Page(browser, server, vue=vue)
-                states(page, server.object_info(), save)
-                if version == "pinned" and not vue:
-                    page.load(read(DEMO))
-                    page.queue()
-                    page.wait("execution_success", 300)
-                    drawn = shoot(page, frame(DEMO, *SHOWN), PAGE)
-                    drawn.save(ROOT / "docs" / "images" / "page.png", optimize=True)
-                    log.info("docs/images/page.png")
-                    save_help(around(page, "SpectrumAccelerate"), "node")
-                    help_pictures(server)
-                page.page.close()
+    newer = ["--front-end-root", str(dev.newer_frontend(Path(sys.executable)))]
+    for version, options in (("pinned", []), ("newer", newer)):
+        for renderer in ("classic", "nodes 2.0"):
+            kind = f"{version}, {renderer}"
+            if arguments.only not in kind:
+                continue
+            with (
+                tempfile.TemporaryDirectory() as base,
+                ComfyServer(Path(base), arguments=options) as server,
+                chromium() as browser,
+            ):
+                draw(Page(browser, server, vue=renderer != "classic"), server, kind)
     log.info("%s: %d pictures", OUTPUT.relative_to(ROOT), len(list(OUTPUT.glob("*.png"))))
     return 0
+
+
+def draw(page: Page, server: ComfyServer, kind: str) -> None:
+    """The pictures of a version and a renderer; what is committed is of what most users have."""
+
+    def save(name: str, image: Image.Image) -> None:
+        image.save(OUTPUT / f"{kind}, {name}.png")
+
+    states(page, server.object_info(), save)
+    if kind == "pinned, classic":
+        page.load(read(DEMO))
+        page.queue()
+        page.wait("execution_success", 300)
+        drawn = shoot(page, frame(DEMO, *SHOWN), PAGE)
+        drawn.save(ROOT / "docs" / "images" / "page.png", optimize=True)
+        log.info("docs/images/page.png")
+        save_help(around(page, "SpectrumAccelerate"), "node")
+        help_pictures(server)
 
 
 if __name__ == "__main__":
