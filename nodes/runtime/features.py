@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from comfy.model_base import ModelType
 from comfy.model_management import OOM_EXCEPTION, InterruptProcessingException, get_total_memory
 from einops import rearrange
 
@@ -357,6 +358,9 @@ class FeatureForecaster:
         """The architecture that a base model is called by; None if it is to be discovered."""
         if self._signal.target == DENOISED_LATENT:
             return DENOISED
+        if self._signal.target == AUTO and base_model.model_type == ModelType.V_PREDICTION:
+            self.fallback = True  # the last hidden features of such a model turn far more than what it says
+            return MODEL_OUTPUT
         return MODEL_OUTPUT if self._signal.target == RAW_OUTPUT else find(type(raw_network(base_model)))
 
 

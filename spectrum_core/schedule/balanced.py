@@ -106,13 +106,13 @@ def balanced(times: Sequence[float], count: int, warmup: int, tail: int) -> Plan
     Args:
         times: noise left at the start of each step and after the last one, from 1 (pure noise) to 0: shape [steps + 1].
         count: steps to compute; see `budget`.
-        warmup: steps computed first; at most 2 or a third of what is computed.
+        warmup: steps computed first, if the budget is large enough.
         tail: steps computed last, of what the warm-up leaves.
     """
     total = len(times) - 1
     if count >= total:
         return Plan(warmup, tail, tuple(range(total)))
-    first = max(1, min(warmup, max(2, count // 3)))
+    first = max(1, min(warmup, count - min(tail, 1) - 1))
     last = min(tail, count - first)
     between, end = count - first - last, total - last
     chosen = smoothed(measure(times, first, end), first, end, between)
