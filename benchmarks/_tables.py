@@ -177,7 +177,7 @@ def must_show(found: Sequence[Table], by: str) -> list[str]:
 
 
 def markdown(rows: Sequence[Row], header: str, images: Sequence[str]) -> str:
-    """The generated part of docs/quality/README.md."""
+    """The generated part of README.md."""
     found = tables(rows)
     lines = [
         GENERATED,

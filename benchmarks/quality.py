@@ -1,6 +1,6 @@
 """How near is the picture at the same number of network evaluations? Ours and others.
 
-    python dev.py bench quality                             # docs/quality; resumable, continues where it stopped
+    python dev.py bench quality                             # output/benchmarks/quality; resumable
     python dev.py bench quality --seeds 4 --settings 20     # a quick look: 4 pictures, settings whose names hold "20"
 
 Closed loop through ComfyUI's real samplers: a forecast evaluation does not run the network. Evaluations are counted at
@@ -60,7 +60,6 @@ more. A fifth of the steps is not among them: the node computes at least 2 sqrt(
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTPUT = ROOT / "output" / "benchmarks" / "quality"
-DOCS = ROOT / "docs" / "quality"
 HEADER = """Measured on {date}: {models} (tiny models trained in this repository, 96x96 emoji), on the CPU, one thread;
 nothing here was measured on a production model. `python dev.py bench quality{arguments}`; ComfyUI {comfyui}; this
 repository's nodes/ and spectrum_core/ with hash {code}; scheduler simple; prompts and noises that no default was chosen
@@ -336,10 +335,9 @@ def main() -> None:
     if not chosen:
         parser.error("no setting of a trained model fits: " + "; ".join(map(str, SETTINGS)))
     arguments = "".join(f" {argument!r}" if " " in argument else f" {argument}" for argument in sys.argv[1:])
-    folder = OUTPUT if arguments else DOCS
-    run(chosen, options.seeds, Store(OUTPUT), folder, arguments)
+    run(chosen, options.seeds, Store(OUTPUT), OUTPUT, arguments)
     logging.getLogger().setLevel(logging.INFO)
-    logging.info("Written: %s", folder / "README.md")
+    logging.info("Written: %s", OUTPUT / "README.md")
 
 
 if __name__ == "__main__":

@@ -27,23 +27,27 @@ def attach_in_worker(model: Any, folder: str, values: dict[str, Any]) -> Any:
 
     It is sent by value, so that it may use nothing of this module.
     """
-    import importlib
     import importlib.util
     import sys
     from pathlib import Path as Folder
 
     name = "spectrum_accelerate_in_worker"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(
-            name, Folder(folder) / "__init__.py", submodule_search_locations=[folder]
-        )
+
+    def load(full: str, spec: Any) -> Any:
+        if full in sys.modules:
+            return sys.modules[full]
         if spec is None or spec.loader is None:
             raise RuntimeError(f"no pack in {folder}")
         module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
+        sys.modules[full] = module
         spec.loader.exec_module(module)
-    runtime = importlib.import_module(f"{name}.nodes.runtime")
-    settings = importlib.import_module(f"{name}.nodes.settings")
+        return module
+
+    start = Folder(folder) / "__init__.py"
+    load(name, importlib.util.spec_from_file_location(name, start, submodule_search_locations=[folder]))
+    runtime, settings = (
+        load(part, importlib.util.find_spec(part)) for part in (f"{name}.nodes.runtime", f"{name}.nodes.settings")
+    )
     return runtime.accelerate(model, settings.Settings(**values))
 
 

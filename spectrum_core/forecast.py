@@ -83,10 +83,10 @@ class Axis:
         places: of each step, ascending from 0 to the number of steps; None for evenly.
 
     >>> axis = Axis()
-    >>> axis.weights(Forecaster(degree=1, window=2, ridge=0.0), [0, 1], 2, total=4).tolist()
+    >>> axis.weights(Forecaster(degree=1, window=2, ridge=0.0), [0, 1], 2, total=4).round(6).tolist()
     [-1.0, 2.0]
     >>> axis.places = (0.0, 2.0, 3.0, 3.5, 4.0)
-    >>> axis.weights(Forecaster(degree=1, window=2, ridge=0.0), [0, 1], 2, total=4).tolist()
+    >>> axis.weights(Forecaster(degree=1, window=2, ridge=0.0), [0, 1], 2, total=4).round(6).tolist()
     [-0.5, 1.5]
     """
 

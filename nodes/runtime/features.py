@@ -58,6 +58,7 @@ class FeatureForecaster:
         capacity: how many computed steps a history holds at most.
         enough: how many computed steps a forecast needs.
         note: gets what the user should know.
+        flow: whether latents go from noise to data in straight lines; else noise is added to data.
         replaced: methods of the network that were replaced before the run.
         moves_parts: whether another pack may choose what a call sees, see `conflicts`.
     """
@@ -70,12 +71,13 @@ class FeatureForecaster:
         capacity: int,
         enough: int,
         note: Callable[[Message], None],
+        flow: bool = True,
         replaced: frozenset[str] = frozenset(),
         moves_parts: bool = False,
     ) -> None:
         self._signal, self._axis, self._total = signal, axis, total
         self.capacity, self._enough, self._note = capacity, enough, note
-        self._replaced, self._moves_parts = replaced, moves_parts
+        self._flow, self._replaced, self._moves_parts = flow, replaced, moves_parts
         self._continuity = Continuity()
         self._moved = 0  # computed steps in a row with calls that saw other parts than before
         self._kept: list[Kept] = []  # after each of the first computed evaluations
@@ -296,10 +298,13 @@ class FeatureForecaster:
     def _compare(
         self, evaluation: EvaluationInProgress, keys: list[Key], conds: list[int], x: torch.Tensor, output: torch.Tensor
     ) -> None:
-        """By how much the conditional output changed since it was last computed."""
+        """By how much the conditional velocity changed since it was last computed."""
         if evaluation.stage > 0:
             return
-        change = (x - output).detach().float() / max(evaluation.record.sigma, 1e-6)
+        sigma = max(evaluation.record.sigma, 1e-6)
+        # The velocity, noise minus data. Of models that predict noise, latents are (1 + sigma) times those of a flow.
+        larger = 1.0 if self._flow else 1.0 + sigma
+        change = (x - larger * output).detach().float() / sigma
         rows = rearrange(change, "(cond batch) ... -> cond batch ...", cond=len(keys))
         for key, cond, own in zip(keys, conds, rows, strict=True):
             if cond != 0:

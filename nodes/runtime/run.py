@@ -325,7 +325,8 @@ class SamplingRun:
         """Forecast as a sampler allows."""
         self._info, self._layout, self._map = info, layout, found
         self._signal = signal_for(self._settings, info.noisy)
-        times = noise_left(self._sigmas, isinstance(self._sampling, comfy.model_sampling.CONST))
+        flow = isinstance(self._sampling, comfy.model_sampling.CONST)
+        times = noise_left(self._sigmas, flow)
         irregular = layout.irregular
         schedule = self._settings.schedule_for(times, info.max_speedup, layout.mean_stages(), len(irregular))
         guarded = self._settings.schedule == ADAPTIVE and not self._settings.evaluations
@@ -338,6 +339,7 @@ class SamplingRun:
             capacity,
             min(2, self._settings.warmup),
             self.trace.note,
+            flow,
             replaced_methods(raw_network(self._guider.model_patcher.model)),
             self._moves_parts,
         )
