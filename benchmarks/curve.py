@@ -1,6 +1,6 @@
 """Error against evaluations: ours, the official method, and fewer steps. Writes docs/quality.
 
-    python dev.py bench curve
+python dev.py bench curve
 """
 
 import logging
@@ -43,7 +43,10 @@ def points(k: float, cfg: float) -> dict[str, list[tuple[int, float]]]:
 def main() -> None:
     logging.getLogger().setLevel(logging.WARNING)
     figure, axes = pyplot.subplots(1, len(PANELS), figsize=(10.5, 3.4), sharey=True, layout="constrained")
-    lines = ["| model | guidance | evaluations | Spectrum Accelerate | official Spectrum | fewer steps |", "|---" * 6 + "|"]
+    lines = [
+        "| model | guidance | evaluations | Spectrum Accelerate | official Spectrum | fewer steps |",
+        "|---" * 6 + "|",
+    ]
     for axis, (k, cfg) in zip(axes, PANELS, strict=True):
         found = points(k, cfg)
         kind = "moves at the start" if k > 1 else "moves at the end"
@@ -69,14 +72,14 @@ PAGE = """# What to expect
 
 `python dev.py bench curve`: how far the result is from the full run of 30 Euler steps, for as many evaluations. Mean of
 {pictures} pictures, reporting seeds, the trained tiny Flux of this repository, CPU. *Moves at the start*: with latents
-7.5 times as large, as published profiles of large models look; *moves at the end*: as it was trained. *Fewer steps*: the
-best of euler, dpmpp_2m, ipndm_v and heun, the honest alternative.
+7.5 times as large, as published profiles of large models look; *moves at the end*: as it was trained. *Fewer steps*:
+the best of euler, dpmpp_2m, ipndm_v and heun, the honest alternative.
 
 **Nothing was measured on a large model here.** Others report with Spectrum or similar methods on large models:
 
 | model | evaluations | quality | who |
 |---|---|---|---|
-| FLUX.1, Qwen-Image, Wan, HunyuanVideo with other caches | 2.5 to 4 times fewer | 24 to 31 dB PSNR | their papers and repositories |
+| FLUX.1, Qwen-Image, Wan with other caches | 2.5 to 4 times fewer | 24 to 31 dB PSNR | their papers |
 | MiniMax-H3 | 2.5 times faster | 27 dB PSNR | SGLang, with Spectrum |
 
 So expect a picture that is slightly another one, not an identical one. Raise the number of evaluations where that
