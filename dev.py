@@ -40,6 +40,10 @@ OLDER = REQUIREMENTS / "older"  # sources of older versions, which only `test --
 NEWER = REQUIREMENTS / "newer" / "frontend.txt"  # a newer page than the one that ComfyUI asks for, for the tests
 PYTHON_VERSION = (3, 11)  # the constraints come from this one; newer ones work, but may get a much larger torch
 SETUP_VERSION = 1  # raise it when the steps below change, so that existing environments are built anew
+KIT = DEV / "gpu-kit"
+KIT_LISTS = (REQUIREMENTS / "gpu-kit.txt", REQUIREMENTS / "gpu-kit-pure.txt")
+KIT_PYTHON = (3, 12)
+KIT_LIMIT = 60 * 2**20  # bytes, with the tracked files
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 BROWSER_PACKAGES = ("chromium", "fonts-dejavu-core")
 WINDOWS = os.name == "nt"
@@ -53,10 +57,11 @@ class SetupError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Environment:
-    """What the commands run in: an interpreter that has everything, and the source of ComfyUI."""
+    """What the commands run in: an interpreter, the source of ComfyUI, and folders of packages to add."""
 
     python: Path
     comfyui: Path
+    packages: tuple[Path, ...] = ()
 
     def variables(self) -> dict[str, str]:
         """Environment variables of child processes.
@@ -79,8 +84,9 @@ class Environment:
     def run(self, arguments: Sequence[str | Path], *, pythonpath: Sequence[Path] = ()) -> int:
         """Run the interpreter with these arguments in the repository root, its exit status is returned."""
         variables = self.variables()
-        if pythonpath:
-            variables["PYTHONPATH"] = os.pathsep.join(map(str, pythonpath))
+        paths = [*pythonpath, *self.packages]
+        if paths:
+            variables["PYTHONPATH"] = os.pathsep.join(map(str, paths))
         process = subprocess.Popen([self.python, *arguments], cwd=ROOT, env=variables)
         signal.signal(signal.SIGTERM, lambda *_: process.terminate())  # else a stopped CI job would leave it behind
         while True:
@@ -194,7 +200,7 @@ def full_environment() -> Path:
     folder = DEV / "venv"
     stamp = folder / "spectrum-setup.txt"
     interpreter, version = base_interpreter()
-    lists = [file for file in sorted(REQUIREMENTS.glob("*.txt")) if file != SCAN]
+    lists = [file for file in sorted(REQUIREMENTS.glob("*.txt")) if file not in (SCAN, *KIT_LISTS)]
     files = [*lists, REQUIREMENTS / "torchvision_operators.py"]
     # Only the version counts: which of several equal interpreters calls this script must not build everything anew.
     value = fingerprint(files, version)
@@ -396,6 +402,49 @@ def external_environment(interpreter: Path) -> Path:
     return python
 
 
+# --- a machine without network ----------------------------------------------------------------------------------------
+
+
+def collect_kit(environment: Environment) -> Path:
+    """One archive of ComfyUI's source, without its page, and of the packages that a plain torch lacks."""
+
+    def superfluous(folder: str, names: list[str]) -> set[str]:
+        top = {"models", "custom_nodes", "input", "output", "temp", "tests", "tests-unit", "blueprints", "user"}
+        hidden = {name for name in names if name.startswith((".", "__pycache__")) or name.endswith("_tokenizer")}
+        return hidden | (top & set(names) if Path(folder) == environment.comfyui else set())
+
+    with tempfile.TemporaryDirectory(dir=DEV) as temporary:
+        wheels, content = Path(temporary) / "wheels", Path(temporary) / "content"
+        version = "{}.{}".format(*KIT_PYTHON)
+        options = ["--no-deps", "--only-binary", ":all:", "--python-version", version, "-c", CONSTRAINTS, "-d", wheels]
+        compiled = [f"--platform=manylinux_{glibc}_x86_64" for glibc in ("2_17", "2_24", "2_27", "2_28")]
+        with stage("packages"):
+            pip(environment.python, "download", *options, *compiled, "-r", KIT_LISTS[0])
+            pip(environment.python, "download", *options, "--platform=any", "--abi=none", "-r", KIT_LISTS[1])
+            for wheel in sorted(wheels.glob("*.whl")):
+                shutil.unpack_archive(wheel, content / "packages", "zip")
+        with stage("archive"):
+            shutil.copytree(environment.comfyui, content / "comfyui", ignore=superfluous)
+            archive = shutil.make_archive(str(Path(temporary) / "kit"), "xztar", content)
+            shutil.rmtree(KIT, ignore_errors=True)
+            KIT.mkdir()
+            return Path(shutil.move(archive, KIT / "kit.tar.xz"))
+
+
+def kit_environment() -> Environment:
+    """The running interpreter with what the kit brings; unpacked on first use, nothing is fetched."""
+    if sys.version_info[:2] != KIT_PYTHON:
+        raise SetupError("the kit is for Python {}.{}; this is {}".format(*KIT_PYTHON, sys.version.split()[0]))
+    folder, archive = KIT / "unpacked", KIT / "kit.tar.xz"
+    stamp = folder / "stamp.txt"
+    if not is_stamped(stamp, fingerprint([archive])):
+        with setup_lock(), stage("unpacking the kit"):
+            shutil.rmtree(folder, ignore_errors=True)
+            shutil.unpack_archive(archive, folder, filter="data")
+            stamp.write_text(fingerprint([archive]))
+    return Environment(Path(sys.executable), folder / "comfyui", (folder / "packages",))
+
+
 # --- commands ---------------------------------------------------------------------------------------------------------
 
 
@@ -407,6 +456,8 @@ def prepare() -> Environment:
         interpreter = existing_python(comfyui)
         python = external_environment(interpreter) if interpreter else full_environment()
         return Environment(python, comfyui)
+    if (KIT / "kit.tar.xz").is_file() and not (DEV / "venv").exists():
+        return kit_environment()
     python = full_environment()
     return Environment(python, comfyui_source(python))
 
@@ -505,6 +556,19 @@ def command_bench(arguments: argparse.Namespace) -> int:
     return environment.run([ROOT / "benchmarks" / f"{name}.py", *rest], pythonpath=[environment.comfyui, ROOT])
 
 
+def command_gpu_kit(arguments: argparse.Namespace) -> int:
+    """Collect what a machine with a GPU and without network lacks for `bench gpu`."""
+    archive = collect_kit(prepare())
+    files = capture(["git", "ls-files", "-z"]).stdout.split("\0")
+    tracked = sum((ROOT / name).stat().st_size for name in files if (ROOT / name).is_file())
+    size = archive.stat().st_size
+    log.info("%s: %.1f MiB, with the tracked files %.1f MiB", archive, size / 2**20, (size + tracked) / 2**20)
+    log.info("Copy it with the tracked files, to the same place; there: python3 dev.py bench gpu --out DIR")
+    if size + tracked > KIT_LIMIT:
+        raise SetupError(f"that is more than {KIT_LIMIT / 2**20:.0f} MiB")
+    return 0
+
+
 COMMANDS = {
     "demo": (command_demo, "compare a plain and an accelerated run in the real ComfyUI; see output/demo"),
     "test": (command_test, "run pytest, with its arguments; --fast: 90 seconds; --all: also what takes minutes"),
@@ -515,6 +579,7 @@ COMMANDS = {
     "structure": (command_structure, "draw files and imports into docs/design.md [--check]"),
     "workflows": (command_workflows, "write the workflows, blueprints and covers from the nodes' schemas"),
     "shots": (command_shots, "draw the page: docs/images/page.png, the help, and all states into output/shots"),
+    "gpu-kit": (command_gpu_kit, "collect what `bench gpu` needs on a machine without network"),
     "bench": (command_bench, "run benchmarks/NAME.py: bench NAME [arguments]"),
 }
 

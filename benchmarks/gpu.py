@@ -62,7 +62,7 @@ DEVICE = torch.device("cuda" if GPU else "cpu")
 DTYPE = torch.bfloat16 if GPU else torch.float32
 NEEDS = {"needs": "a GPU"}
 MIB = 2**20
-STEPS, SHORT, SEED = 50, 20, 7
+STEPS, SEED = 50, 7
 
 
 @dataclass(frozen=True)
@@ -72,14 +72,16 @@ class Subject:
     Attributes:
         geometry: its sizes.
         config: its class in comfy.supported_models.
-        budget: seconds that its runs may take together; fewer steps where the device is slower.
+        budget: seconds that its runs may take together; fewer steps where the device is slower. 0 for small models.
         pooled: channels of the pooled text; 0 without.
+        short: steps of a run that is not timed as a whole.
     """
 
     geometry: Geometry
     config: str
     budget: float
     pooled: int = 0
+    short: int = 20
 
     @cached_property
     def patcher(self) -> Any:
@@ -207,9 +209,9 @@ def speed(subject: Subject) -> dict[str, Any]:
     subject.run("warm-up", plain, 3)
     one = subject.run("warm-up", plain, 3)["seconds"] / 3
     # Full, and 2 x 30 % and 2 x 20 % and 30 % of it; the full run again where there is time.
-    steps = min(STEPS, max(12, int(subject.budget / (2.4 * one)))) if GPU else 12
+    steps = min(STEPS, max(12, int(subject.budget / (2.4 * one)))) if subject.budget else 10
     counts = max(4, round(0.3 * steps)), max(3, round(0.2 * steps))
-    subject.run("warm-up", subject.accelerated(4), 8)
+    subject.run("warm-up", subject.accelerated(3), 6)
     full = subject.run("full", plain, steps)
     runs = [full]
     for count in counts:
@@ -217,7 +219,7 @@ def speed(subject: Subject) -> dict[str, Any]:
         runs += [ours, subject.run("fewer steps", plain, round(ours["evaluations"]))]
     runs.append(subject.run("EasyCache", easycache(subject, steps, counts[0]), steps))
     spread = None
-    if one * steps * 3.4 < subject.budget:
+    if not subject.budget or one * steps * 3.4 < subject.budget:
         spread = subject.run("full", plain, steps)["seconds"] / full["seconds"] - 1
     for run in runs:
         run["speedup"] = full["seconds"] / run["seconds"]
@@ -239,16 +241,18 @@ def identity(subject: Subject) -> dict[str, Any]:
     model = subject.accelerated()
 
     def preview() -> Any:
-        return latent_preview.prepare_callback(model, SHORT)
+        return latent_preview.prepare_callback(model, subject.short)
 
-    latents = [subject.sample(model, SHORT, call() if call else None) for call in (None, None, None, preview, preview)]
+    latents = [
+        subject.sample(model, subject.short, call() if call else None) for call in (None, None, None, preview, preview)
+    ]
     attached = attachment(model)
     assert attached is not None
     return {
         "model": subject.geometry.name,
         "repeated": all(torch.equal(latents[0], other) for other in latents[1:3]),
         "preview": all(torch.equal(latents[0], other) for other in latents[3:]),
-        "differs_from_full": not torch.equal(latents[0], subject.sample(subject.patcher, SHORT)),
+        "differs_from_full": not torch.equal(latents[0], subject.sample(subject.patcher, subject.short)),
         "kinds": sorted({run.kinds for run in attached.runs}),
     }
 
@@ -282,7 +286,7 @@ def synchronisation(subject: Subject) -> dict[str, Any]:
         warnings.showwarning = show
         torch.cuda.set_sync_debug_mode("warn")
         try:
-            subject.sample(model, SHORT)
+            subject.sample(model, subject.short)
         finally:
             torch.cuda.set_sync_debug_mode("default")
     kinds = attachment(model).runs[-1].kinds  # type: ignore[union-attr]
@@ -316,7 +320,7 @@ def evaluations(subject: Subject) -> dict[str, Any]:
             return output
 
         model.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, "clock", clock)
-        subject.sample(model, SHORT)
+        subject.sample(model, subject.short)
         return times
 
     def medians(times: list[tuple[float, float]]) -> dict[str, float]:
@@ -344,7 +348,7 @@ def weighted_sum(subject: Subject) -> dict[str, Any]:
         history.push(position, torch.randn(size, device=DEVICE, dtype=DTYPE))
     source = torch.randn(settings.window, size, device=DEVICE, dtype=DTYPE)
     target, out = torch.empty_like(source), torch.empty(size, device=DEVICE, dtype=DTYPE)
-    weights = settings.forecaster().weights(history.positions, settings.window, SHORT)
+    weights = settings.forecaster().weights(history.positions, settings.window, subject.short)
 
     def seconds(call: Callable[[], Any], times: int = 20) -> float:
         call()
@@ -365,7 +369,7 @@ def weighted_sum(subject: Subject) -> dict[str, Any]:
 
 
 def compiled(subject: Subject) -> dict[str, Any]:
-    """(h) torch.compile of a short model of full width: graphs, and which evaluations compiled."""
+    """(h) torch.compile of two blocks of full width: graphs, and which evaluations compiled."""
     backend = "inductor" if GPU else "eager"
     found: dict[str, Any] = {"model": f"{subject.geometry.name}, 1 + 1 blocks", "backend": backend}
     for name in ("plain", "ours"):
@@ -379,11 +383,11 @@ def compiled(subject: Subject) -> dict[str, Any]:
             after.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
 
         start = time.perf_counter()
-        subject.sample(model, 12, graphs)
+        subject.sample(model, 8, graphs)
         wait()
         first = time.perf_counter() - start
         start = time.perf_counter()
-        subject.sample(model, 12, graphs)
+        subject.sample(model, 8, graphs)
         wait()
         recompiled = [i for i in range(1, len(after)) if after[i] > after[i - 1]]
         seconds = {"first_s": first, "again_s": time.perf_counter() - start}
@@ -396,7 +400,8 @@ def compiled(subject: Subject) -> dict[str, Any]:
 
 
 def subjects(tiny: bool) -> dict[str, Subject]:
-    """FLUX.1-dev, a short one, Qwen-Image, Wan 2.1 14B (the sizes of 2.2's), SDXL; or small ones of hidden width 1024."""
+    """FLUX.1-dev, two blocks of it, Qwen-Image, Wan 2.1 14B (it has the sizes of 2.2), SDXL; or small ones, most of
+    hidden width 1024."""
     flux, qwen, sdxl, wan = (
         next(g for g in GEOMETRIES if g.name.startswith(name))
         for name in ("FLUX.1 dev", "Qwen-Image", "SDXL", "Wan 2.2 14B, 832")
@@ -410,19 +415,20 @@ def subjects(tiny: bool) -> dict[str, Subject]:
             context = (16, geometry.context[1])
             return replace(geometry, name=name, latent=latent, context=context, sizes={**geometry.sizes, **sizes})
 
-        flux = small(flux, (16, 32, 32), hidden_size=1024, num_heads=8, depth=2, depth_single_blocks=4)
-        qwen = small(qwen, (16, 1, 16, 16), num_attention_heads=8, num_layers=2)
-        wan = small(wan, (16, 3, 8, 8), dim=1024, ffn_dim=4096, num_heads=8, num_layers=3)
+        flux = small(flux, (16, 16, 16), hidden_size=1024, num_heads=8, depth=1, depth_single_blocks=2)
+        qwen = small(qwen, (16, 1, 16, 16), num_attention_heads=8, num_layers=1)
+        wan = small(wan, (16, 3, 8, 8), dim=1024, ffn_dim=4096, num_heads=8, num_layers=2)
         sdxl = small(
-            sdxl, (4, 16, 16), model_channels=64, num_res_blocks=[1, 1], channel_mult=[1, 4],
+            sdxl, (4, 16, 16), model_channels=64, num_res_blocks=[1, 1], channel_mult=[1, 2],
             transformer_depth=[0, 2], transformer_depth_middle=2, transformer_depth_output=[0, 0, 2, 2],
         )  # fmt: skip
-    short = replace(flux, sizes={**flux.sizes, "depth": 1, "depth_single_blocks": 1})
-    return {
+    block = replace(flux, sizes={**flux.sizes, "depth": 1, "depth_single_blocks": 1})
+    found = {
         "flux": Subject(flux, "Flux", 45, 768), "qwen": Subject(qwen, "QwenImage", 95),
         "wan": Subject(wan, "WAN21_T2V", 60), "sdxl": Subject(sdxl, "SDXL", 30, 1280),
-        "short": Subject(short, "Flux", 0, 768),
+        "block": Subject(block, "Flux", 0, 768),
     }  # fmt: skip
+    return {name: replace(subject, budget=0, short=10) for name, subject in found.items()} if tiny else found
 
 
 PARTS: dict[str, tuple[str, Callable[[Subject], dict[str, Any]]]] = {
@@ -435,7 +441,7 @@ PARTS: dict[str, tuple[str, Callable[[Subject], dict[str, Any]]]] = {
     "sdxl": ("sdxl", speed),
     "wan_sum": ("wan", weighted_sum),
     "wan": ("wan", speed),
-    "compile": ("short", compiled),
+    "compile": ("block", compiled),
     "qwen": ("qwen", speed),
 }
 """Part -> model, measurement; in this order, so that each model is made once."""

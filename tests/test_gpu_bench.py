@@ -1,0 +1,60 @@
+"""The GPU's benchmark runs here with small models: every part is there, what does not depend on the device holds."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SPEEDS = ("flux", "sdxl", "wan", "qwen")
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """What `dev.py bench gpu --size tiny` writes: the measurements, and the page."""
+    out = tmp_path_factory.mktemp("gpu")
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join([os.environ["COMFYUI_PATH"], str(ROOT)])}
+    command = [sys.executable, ROOT / "benchmarks" / "gpu.py", "--size", "tiny", "--out", out]
+    done = subprocess.run(command, cwd=ROOT, env=variables, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads((out / "gpu.json").read_text()), (out / "gpu.md").read_text()
+
+
+def test_every_part_was_measured(results):
+    found, page = results
+    parts = {"identity", "synchronisation", "flux_evaluations", "flux_sum", "sdxl_evaluations", "wan_sum", "compile"}
+    assert set(found["parts"]) == parts | set(SPEEDS)
+    assert not [name for name, part in found["parts"].items() if "error" in part]
+    assert "Not measured yet on a GPU" in page and "not run" not in page
+
+
+def test_one_seed_is_one_picture(results):
+    identity = results[0]["parts"]["identity"]
+    assert identity["repeated"] and identity["preview"] and identity["differs_from_full"]
+    (kinds,) = identity["kinds"]
+    assert "f" in kinds
+
+
+@pytest.mark.parametrize("name", SPEEDS)
+def test_the_methods_compute_as_many_evaluations(results, name):
+    """Ours, EasyCache and fewer steps are compared at equal numbers, and nothing fell back to a full run."""
+    full, *runs = results[0]["parts"][name]["runs"]
+    assert full["evaluations"] == full["steps"] and full["efficiency"] == 1
+    ours, fewer, less, fewest, cache = runs
+    assert [run["method"] for run in runs] == ["ours", "fewer steps", "ours", "fewer steps", "EasyCache"]
+    assert ours["evaluations"] == fewer["evaluations"] == cache["evaluations"] == 4
+    assert less["evaluations"] == fewest["evaluations"] == 3
+    assert all(run["finite"] and math.isfinite(run["efficiency"]) and run["efficiency"] > 0 for run in runs)
+    assert all(run["target"] == "block output" and run["self_test"] < 1e-5 for run in (ours, less))
+
+
+def test_a_forecast_costs_little_and_compiles_once(results):
+    parts = results[0]["parts"]
+    for name in ("flux_evaluations", "sdxl_evaluations"):
+        assert 0 < parts[name]["forecast_of_plain"] < 0.5
+    assert parts["compile"]["ours"]["compiled_at"] == [] and parts["compile"]["plain"]["graphs"] > 0
+    assert all(parts[name]["of_copy_bandwidth"] > 0 for name in ("flux_sum", "wan_sum"))
