@@ -56,10 +56,11 @@ def _speed(parts: dict[str, Any], tiny: bool) -> list[str]:
             continue
         for run in found["runs"]:
             ours = run["method"] == "ours"
+            wanted = goal if ours and goal and not tiny else ""
             beside = f"{run['against_fewer_steps']:.3f}" if ours else ""
             lines.append(
                 f"| {found['model']} | {run['method']} | {run['steps']} | {run['evaluations']:g} "
-                f"| {run['seconds']:.2f} | {run['speedup']:.2f} | {run['efficiency']:.3f} | {goal if ours and goal and not tiny else ''} | {beside} |"
+                f"| {run['seconds']:.2f} | {run['speedup']:.2f} | {run['efficiency']:.3f} | {wanted} | {beside} |"
             )
     spreads = [f"{p['model']} {p['spread']:+.1%}" for p in map(parts.get, SPEEDS) if p and p.get("spread") is not None]
     return [*lines, "", f"The full run a second time: {', '.join(spreads) or 'not measured'}.", ""]
@@ -95,11 +96,8 @@ def _identity(found: dict[str, Any]) -> list[str]:
 
 
 def _waiting(found: dict[str, Any]) -> list[str]:
-    text = f"{found['model']}: operations that make the host wait, as torch reports them: "
-    text += (
-        f"{found['ours_on_forecasts']} of ours on forecast evaluations, "
-    text += f"{found['ours_on_computed']} on computed ones."
-    )
+    ours = f"{found['ours_on_forecasts']} of ours on forecast evaluations, {found['ours_on_computed']} on computed ones"
+    text = f"{found['model']}: operations that make the host wait, as torch reports them: {ours}."
     return [text, "", "All of them on forecast evaluations:", ""] + [
         f"* {place}: {times} times" for place, times in sorted(found["forecast"].items())
     ]
