@@ -43,6 +43,7 @@ SETUP_VERSION = 1  # raise it when the steps below change, so that existing envi
 KIT = DEV / "gpu-kit"
 KIT_LISTS = (REQUIREMENTS / "gpu-kit.txt", REQUIREMENTS / "gpu-kit-pure.txt")
 KIT_PYTHON = (3, 12)
+KIT_NEEDS = tuple("torch torchvision torchaudio transformers scipy einops safetensors aiohttp pydantic".split())
 KIT_LIMIT = 60 * 2**20  # bytes, with the tracked files
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 BROWSER_PACKAGES = ("chromium", "fonts-dejavu-core")
@@ -435,6 +436,9 @@ def kit_environment() -> Environment:
     """The running interpreter with what the kit brings; unpacked on first use, nothing is fetched."""
     if sys.version_info[:2] != KIT_PYTHON:
         raise SetupError("the kit is for Python {}.{}; this is {}".format(*KIT_PYTHON, sys.version.split()[0]))
+    missing = [name for name in KIT_NEEDS if importlib.util.find_spec(name) is None]
+    if missing:
+        raise SetupError(f"{sys.executable} has no {', '.join(missing)}, which the kit does not bring")
     folder, archive = KIT / "unpacked", KIT / "kit.tar.xz"
     stamp = folder / "stamp.txt"
     if not is_stamped(stamp, fingerprint([archive])):
