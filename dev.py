@@ -43,7 +43,7 @@ SETUP_VERSION = 1  # raise it when the steps below change, so that existing envi
 KIT = DEV / "gpu-kit"
 KIT_LISTS = (REQUIREMENTS / "gpu-kit.txt", REQUIREMENTS / "gpu-kit-pure.txt")
 KIT_PYTHON = (3, 12)
-KIT_NEEDS = tuple("torch torchvision torchaudio transformers scipy einops safetensors aiohttp pydantic".split())
+KIT_NEEDS = ("torch", "torchvision", "torchaudio", "transformers", "scipy", "einops", "safetensors", "aiohttp")
 KIT_LIMIT = 60 * 2**20  # bytes, with the tracked files
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 BROWSER_PACKAGES = ("chromium", "fonts-dejavu-core")
@@ -411,7 +411,9 @@ def collect_kit(environment: Environment) -> Path:
 
     def superfluous(folder: str, names: list[str]) -> set[str]:
         top = {"models", "custom_nodes", "input", "output", "temp", "tests", "tests-unit", "blueprints", "user"}
-        hidden = {name for name in names if name.startswith((".", "__pycache__")) or name.endswith("_tokenizer")}
+        hidden = {name for name in names if name.startswith((".", "__pycache__"))}
+        if Path(folder).name in ("comfy", "text_encoders"):  # vocabularies; elsewhere such a folder is code
+            hidden |= {name for name in names if name.endswith("_tokenizer")}
         return hidden | (top & set(names) if Path(folder) == environment.comfyui else set())
 
     with tempfile.TemporaryDirectory(dir=DEV) as temporary:
