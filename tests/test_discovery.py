@@ -13,6 +13,7 @@ from sampling import accelerated, counted, distance, fingerprint, flat, kinds, r
 from spectrum_accelerate.nodes.models import discovery
 from spectrum_accelerate.nodes.models.architectures import find
 from spectrum_accelerate.nodes.runtime import features
+from spectrum_accelerate.nodes.settings import BLOCK_OUTPUT
 from torch import nn
 from zoo import MODELS
 
@@ -82,11 +83,11 @@ def test_every_model_is_accelerated_without_its_row(name, found, monkeypatch):
     model = tiny.build()
     before = fingerprint(model)
     if name in SMALL:
-        fast = accelerated(model, **SETTINGS)
+        fast = accelerated(model, **SETTINGS, target=BLOCK_OUTPUT)
         tiny.sample(fast, steps=5)
         assert runs(fast)[0].target == "model output" and "no blocks with a head" in runs(fast)[0].summary()
         monkeypatch.setattr(discovery, "SHARE", 0.01)
-    fast = accelerated(model, **SETTINGS)
+    fast = accelerated(model, **SETTINGS, target=BLOCK_OUTPUT)
     tiny.sample(fast, steps=5)
     (trace,) = runs(fast)
     assert fingerprint(model) == before

@@ -4,13 +4,22 @@ import comfy.sample
 import pytest
 import torch
 from comfy.model_base import ModelType
+from sampling import distance, runs
+from spectrum_accelerate.nodes.runtime import accelerate
+from spectrum_accelerate.nodes.settings import Settings
 
 from demo import inprocess
 
-MODELS = {"flux": inprocess.embedded_model, "unet": inprocess.unet_model, "lumina": inprocess.lumina_model}
+MODELS = {
+    "flux": inprocess.embedded_model,
+    "unet": inprocess.unet_model,
+    "vunet": inprocess.vunet_model,
+    "lumina": inprocess.lumina_model,
+}
 WANTED = {
     "flux": ("Flux", "Flux", ModelType.FLOW),
     "unet": ("BaseModel", "UNetModel", ModelType.EPS),
+    "vunet": ("BaseModel", "UNetModel", ModelType.V_PREDICTION),
     "lumina": ("Lumina2", "NextDiT", ModelType.FLOW),
 }
 EMOJI, BACKGROUNDS = [5, 14, 23, 42, 59, 63], [1, 2, 0, 3, 7, 4]
@@ -53,3 +62,27 @@ def test_without_its_training_it_would_not():
 
 def _shuffled(values, generator):
     return values.flatten()[torch.randperm(values.numel(), generator=generator)].view(values.shape)
+
+
+@pytest.mark.parametrize("cfg", [1.0, 5.0])
+def test_a_model_that_predicts_velocities_is_forecast_by_its_output(cfg):
+    """With its block output, guidance makes other pictures of them (docs/schedules.md is about the other models)."""
+
+    def sample(model, steps=20):
+        noise = torch.randn((4, 16, 12, 12), generator=torch.Generator().manual_seed(6))
+        positive, negative = inprocess.prompts(EMOJI[:4], BACKGROUNDS[:4]), inprocess.prompts([-1] * 4, [-1] * 4)
+        with torch.inference_mode():
+            return comfy.sample.sample(
+                model, noise, steps, cfg, "euler", "normal", positive, negative, torch.zeros_like(noise),
+                disable_pbar=True, seed=6,
+            )  # fmt: skip
+
+    model = inprocess.vunet_model()
+    plain = sample(model)
+    errors = {}
+    for target in ("auto", "block output"):
+        fast = accelerate(model, Settings.of(target=target, evaluations=10))
+        errors[target] = distance(sample(fast), plain)
+        assert runs(fast)[0].target == ("model output" if target == "auto" else target)
+    assert errors["auto"] < max(errors["block output"] * (0.7 if cfg > 1 else 1.3), 0.02)
+    assert errors["auto"] < distance(sample(model, 10), plain)

@@ -146,15 +146,16 @@ def smoothed(measured: Array, first: int, end: int, count: int) -> tuple[int, ..
     return min(paths.values())[1][:-1]
 
 
-def measure(times: Sequence[float], first: int, end: int) -> Array:
+def measure(times: Sequence[float], first: int, end: int, by_noise: float = 0.5) -> Array:
     """How much of what is to be followed has passed before each step: 0 at the warm-up's last one, 1 at `end`.
 
-    Half of it goes by steps, half by noise, but for a share at the end, where features change most.
+    Some of it goes by noise, the rest by steps, but for a share at the end, where features change most.
 
     Args:
         times: see `balanced`.
         first: steps computed first, at least 1.
         end: the step from which on all are computed.
+        by_noise: the share that goes by noise.
 
     Returns:
         float64 [steps + 1], ascending.
@@ -163,10 +164,13 @@ def measure(times: Sequence[float], first: int, end: int) -> Array:
     steps = np.arange(total + 1) - (first - 1)
     noise = np.concatenate([[0.0], np.abs(np.diff(np.asarray(times, dtype=np.float64))).cumsum()])
     finish = np.exp((steps - steps[end]) / (SPAN * total))
-    even = (1 - LATE) / 2
     parts = [
         (share, (part - part[first - 1]) / (part[end] - part[first - 1]))
-        for share, part in ((even, steps), (even, noise), (LATE, finish))
+        for share, part in (
+            ((1 - LATE) * (1 - by_noise), steps),
+            ((1 - LATE) * by_noise, noise),
+            (LATE, finish),
+        )
         if part[end] - part[first - 1] > 1e-9
     ]
     whole: Array = np.sum([share * part for share, part in parts], axis=0) / sum(share for share, _ in parts)
