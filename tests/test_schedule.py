@@ -303,7 +303,7 @@ def test_a_sampler_with_a_limit_has_a_long_warm_up(total, max_speedup):
 # ------------------------------------------------------------------------------------------------- adaptive
 
 
-def follow(schedule, total, change, lag=2, forced=()):
+def follow(schedule, total, change, lag=1, forced=()):
     """What a run computes whose output changes by `change(a, b)` between computed steps; numbers act `lag` later."""
     state, computed, waiting = State(), [], []
     for index in range(total):

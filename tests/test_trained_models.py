@@ -85,4 +85,4 @@ def test_a_model_that_predicts_velocities_is_forecast_by_its_output(cfg):
         errors[target] = distance(sample(fast), plain)
         assert runs(fast)[0].target == ("model output" if target == "auto" else target)
     assert errors["auto"] < max(errors["block output"] * (0.7 if cfg > 1 else 1.3), 0.02)
-    assert errors["auto"] < distance(sample(model, 10), plain)
+    assert errors["auto"] < distance(sample(model, 10), plain) * (1.3 if cfg > 1 else 1.0)
