@@ -11,6 +11,7 @@ import torch
 from sampling import accelerated, distance, fingerprint, flat, kinds, runs
 from spectrum_accelerate.nodes.models.architectures import ARCHITECTURES, find
 from spectrum_accelerate.nodes.samplers.table import IRREGULAR
+from spectrum_accelerate.nodes.settings import BLOCK_OUTPUT
 from zoo import MODELS
 
 SETTINGS = {"warmup": 3, "tail": 1}
@@ -98,7 +99,7 @@ def test_architecture(name, compatibility):
     never = accelerated(model, skip_interval=1.0, **SETTINGS)
     assert torch.equal(flat(tiny.sample(never, steps=12, cfg=3.0)), flat(plain))
 
-    fast = accelerated(model, **SETTINGS)
+    fast = accelerated(model, **SETTINGS, target=BLOCK_OUTPUT)
     first = tiny.sample(fast, steps=12, cfg=3.0)
     (trace,) = runs(fast)
     assert kinds(trace) == SCHEDULE, trace.summary()
