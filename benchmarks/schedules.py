@@ -195,9 +195,10 @@ latents are k times as large, so that the model decides its picture earlier; the
 step to step looks like k = 3 to 15 (`benchmarks/_enlarged.py` says how). Every schedule computes the same number of
 evaluations.
 
-* *adaptive*: the default. It computes the first two steps, sees how fast the model moves, and places the rest.
+* *adaptive*: the default. It computes the first two steps, sees how fast the model moves, places the rest in the model's
+  own time, and forecasts along it.
 * *by noise*: a plan made beforehand that follows the noise; it does not know the model.
-* *knows*: the same plan, in the model's own time. Nobody knows that beforehand: it is what could be reached.
+* *knows*: the same plan, in the model's own time, which nobody knows beforehand.
 * *paper*: the official method (degree 4, all points, ridge .1, warm-up 5, growing intervals, no correction).
 * *fewer steps*: the best of euler, dpmpp_2m, ipndm_v (order 2) and heun with as many evaluations.
 
@@ -205,8 +206,7 @@ Adaptive against the others, geometric mean of the ratios of mean errors:
 
 {summary}
 
-On calm models (k = 1) the second evaluation is spent without need: that is what *by noise* gains there. Single pictures
-turn into other ones by small differences; they make the means of some rows.
+Single pictures turn into other ones by small differences; they make the means of some rows.
 
 {table}
 """
