@@ -99,7 +99,7 @@ def test_a_forward_that_is_replaced_for_good_does_not_run_on_forecasts(monkeypat
     error = distance(sample(fast, "simple", 1.0), plain)
     trace = runs(fast)[-1]
     assert trace.target == "model output" and "another pack replaces" in trace.summary()
-    assert len(calls) == trace.computed < STEPS and error < 0.02
+    assert len(calls) == trace.computed < STEPS and error < 0.1
 
 
 def test_a_wrapper_around_the_network_does_not_run_on_forecasts():
