@@ -195,8 +195,8 @@ latents are k times as large, so that the model decides its picture earlier; the
 step to step looks like k = 3 to 15 (`benchmarks/_enlarged.py` says how). Every schedule computes the same number of
 evaluations.
 
-* *adaptive*: the default. It computes the first two steps, sees how fast the model moves, places the rest in the model's
-  own time, and forecasts along it.
+* *adaptive*: the default. It computes the first two steps, sees how fast the model moves, places the rest in the
+  model's own time, and forecasts along it.
 * *by noise*: a plan made beforehand that follows the noise; it does not know the model.
 * *knows*: the same plan, in the model's own time, which nobody knows beforehand.
 * *paper*: the official method (degree 4, all points, ridge .1, warm-up 5, growing intervals, no correction).

@@ -315,7 +315,7 @@ class SamplingRun:
 
         found = understand(sampler, self._sampling, sigmas, denoise, _plain_attributes(self._guider))
         wanted = self._settings.correct and not found.info.obstacle and len(self._sigmas) > 2
-        if found.problem is not None and found.known and wanted:
+        if found.problem and found.known and wanted:
             self.trace.note(say(Text.UNCORRECTED, problem=found.problem))
         self._configure(found.info, found.layout, found.map)
         if not found.known:

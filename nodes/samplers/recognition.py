@@ -37,14 +37,14 @@ class Understood:
         info: how it calls the model.
         layout: which evaluation belongs to which step.
         map: its coefficients, where they could be found.
-        problem: why they could not.
+        problem: why they could not, or empty.
         known: whether that is enough to forecast; else the sampler is watched first.
     """
 
     info: SamplerInfo
     layout: Layout
     map: LinearMap | None
-    problem: LinearError | None
+    problem: str
     known: bool
 
 
@@ -68,13 +68,13 @@ def understand(
     info, steps = row or SamplerInfo(), max(0, len(levels) - 1)
     layout = Layout.uniform(steps, info.stages, steps > 0 and levels[-1] == 0)
     found: LinearMap | None = None
-    problem: LinearError | None = None
+    problem = ""
     try:
         found = linear_map(sampler, sampling, torch.tensor(sigmas), denoise(info.noisy), guider)
         if row is None and found.noisy:  # of what such samplers are forecast by
             found = linear_map(sampler, sampling, torch.tensor(sigmas), denoise(True), guider)
     except LinearError as error:
-        found, problem = None, error
+        found, problem = None, str(error)  # not the error: its frames would keep the guider alive
     if row is not None:
         if found is not None and len(found.levels) != layout.total:
             found = None
@@ -84,7 +84,7 @@ def understand(
         return Understood(info, layout, None, problem, known=False)
     limit = UNKNOWN_NOISY if found.noisy else info.max_speedup
     obstacle = REPLACES_NOISE if found.replaces_noise else ""
-    return Understood(SamplerInfo(mapped.stages, found.noisy, limit, obstacle), mapped, found, None, known=True)
+    return Understood(SamplerInfo(mapped.stages, found.noisy, limit, obstacle), mapped, found, "", known=True)
 
 
 def unexplained(latent: np.ndarray, known: Sequence[np.ndarray]) -> float:

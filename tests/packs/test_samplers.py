@@ -142,8 +142,11 @@ def test_a_sampler_that_tells_the_network_another_noise_level(name, cfg, amount)
     alone, outcome = (
         beside(sampler, load=load, cfg=cfg) for sampler in (lambda: own(name), lambda: told(name, amount))
     )
-    assert outcome.trace.computed <= 1.1 * alone.trace.computed
-    assert outcome.median <= 1.3 * alone.median + 0.005 and outcome.trace.error is not None
+    assert outcome.trace.computed <= 1.1 * alone.trace.computed and outcome.trace.error is not None
+    if amount * cfg < 3:
+        assert outcome.median <= 1.3 * alone.median + 0.005
+    else:  # the network is told 30 % less noise in mid-run: the path itself is rougher
+        assert outcome.error < outcome.fewer()
 
 
 @pytest.mark.parametrize("name", ["euler", "euler_ancestral"])
