@@ -186,6 +186,19 @@ class LongSkip(Unknown):
         return super().run_head(h, moment) + 0.1 * self.early[:, 8:] @ self.outlet.weight.T
 
 
+class PrefixCache(Unknown):
+    """A cache of its own (Qwen-Image 2.1's of the prompt): a call fills it, one without blocks empties it."""
+
+    def run_blocks(self, h, context):
+        cache = getattr(self, "cache", {})
+        known = {} if len(cache) != len(self.trunk) else cache
+        self.cache = {}
+        for number, block in enumerate(self.trunk):
+            h, context = block(h, context)
+            self.cache[number] = known.get(number, context.mean(1, keepdim=True))
+        return h + 0.1 * sum(self.cache.values()).mean() if self.cache else h
+
+
 class CuriousHead(Unknown):
     """A head that reads an attribute of a block."""
 
@@ -264,6 +277,7 @@ def made_up(network):
         (ShortSkips, "trunk, then outlet"),
         (InPlace, "trunk, then polish"),
         (LongSkip, "keeps values from call to call"),
+        (PrefixCache, "keeps values from call to call"),
         (CuriousHead, "(IndexError"),
         (Numbered, "(IndexError"),
         (Twice, "(difference"),

@@ -255,3 +255,18 @@ def test_large_features_in_half_precision_are_finite(model):
         handle.remove()
     assert min(largest) > torch.finfo(torch.float16).max
     assert kinds(runs(fast)[0]) == "cfff"
+
+
+@pytest.mark.parametrize("steps, during", [(12, True), (3, False)])
+def test_the_memory_compiler_is_off_while_a_run_forecasts(model, monkeypatch, steps, during):
+    """A stand-in for the flag of ComfyUI 0.34 and later, which this version does not have; 3 steps are not forecast."""
+    from comfy.cli_args import args
+
+    monkeypatch.setattr(args, "disable_comfy_compiler", False, raising=False)
+    seen = []
+    watched = accelerated(model, warmup=3, tail=1)
+    watched.set_model_sampler_post_cfg_function(
+        lambda given: seen.append(args.disable_comfy_compiler) or given["denoised"]
+    )
+    FLUX.sample(watched, steps=steps)
+    assert set(seen) == {during} and args.disable_comfy_compiler is False
