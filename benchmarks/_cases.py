@@ -1,7 +1,6 @@
 """What the quality bench samples: trained models, settings, pictures; and how evaluations and distances are counted."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -15,9 +14,9 @@ inprocess.boot()
 import comfy.sample  # noqa: E402  (only after boot)
 import comfy.samplers  # noqa: E402
 import torch  # noqa: E402
+from _counting import counted  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity  # noqa: E402
-from spectrum_accelerate.nodes.models.architectures import find  # noqa: E402
 
 Array = NDArray[np.float64]
 
@@ -124,7 +123,7 @@ class Case:
     ) -> tuple[torch.Tensor, float]:
         """Final latents [batch, 16, 12, 12] and evaluations of the network for each picture."""
         model = model or self.model
-        with torch.inference_mode(), self._counted() as rows:
+        with torch.inference_mode(), counted(self.model.model.diffusion_model) as rows:
             latents = comfy.sample.sample_custom(
                 model,
                 self.noise,
@@ -138,20 +137,6 @@ class Case:
                 seed=self.seed,
             )
         return latents, sum(rows) / (self.batch * (1 if self.setting.cfg == 1 else 2))
-
-    @contextmanager
-    def _counted(self) -> Iterator[list[int]]:
-        """Rows that pass through the network's first block; nobody who skips an evaluation calls it."""
-        network, rows = self.model.model.diffusion_model, []
-        architecture = find(type(network))
-        assert architecture is not None
-        blocks = network.get_submodule(architecture.blocks[0])
-        leaf = next(m for m in blocks.modules() if not list(m.children()) and list(m.parameters(recurse=False)))
-        hook = leaf.register_forward_pre_hook(lambda module, inputs: rows.append(inputs[0].shape[0]))
-        try:
-            yield rows
-        finally:
-            hook.remove()
 
 
 def distances(latents: torch.Tensor, reference: torch.Tensor) -> Array:

@@ -19,8 +19,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -45,11 +44,11 @@ import comfy.samplers  # noqa: E402
 import comfy.supported_models  # noqa: E402
 import latent_preview  # noqa: E402
 import torch._dynamo.utils  # noqa: E402
+from _counting import counted  # noqa: E402
 from comfy.patcher_extension import WrappersMP  # noqa: E402
 from comfy_api.torch_helpers import set_torch_compile_wrapper  # noqa: E402
 from comfy_extras.nodes_easycache import EasyCacheHolder, EasyCacheNode  # noqa: E402
 from comfy_extras.nodes_torch_compile import skip_torch_compile_dict  # noqa: E402
-from spectrum_accelerate.nodes.models.architectures import find  # noqa: E402
 from spectrum_accelerate.nodes.models.footprint import feature_bytes, held_bytes  # noqa: E402
 from spectrum_accelerate.nodes.runtime import accelerate, attachment  # noqa: E402
 from spectrum_accelerate.nodes.settings import BLOCK_OUTPUT, Settings  # noqa: E402
@@ -138,7 +137,7 @@ class Subject:
         before = torch.cuda.memory_allocated() if GPU else 0
         if GPU:
             torch.cuda.reset_peak_memory_stats()
-        with self._counted() as rows:
+        with counted(self.patcher.model.diffusion_model) as rows:
             wait()
             start = time.perf_counter()
             latent = self.sample(model, steps)
@@ -152,20 +151,6 @@ class Subject:
             trace = attached.runs[-1]
             found |= {"summary": trace.summary(), "target": trace.target, "self_test": trace.self_test}
         return found | {"finite": bool(latent.isfinite().all())}
-
-    @contextmanager
-    def _counted(self) -> Iterator[list[int]]:
-        """Rows that pass through the first block; nobody who skips an evaluation calls it."""
-        network, rows = self.patcher.model.diffusion_model, []
-        architecture = find(type(network))
-        assert architecture is not None
-        blocks = network.get_submodule(architecture.blocks[0])
-        leaf = next(m for m in blocks.modules() if not list(m.children()) and list(m.parameters(recurse=False)))
-        hook = leaf.register_forward_pre_hook(lambda module, inputs: rows.append(inputs[0].shape[0]))
-        try:
-            yield rows
-        finally:
-            hook.remove()
 
 
 class EvenCache(EasyCacheHolder):  # type: ignore[misc]

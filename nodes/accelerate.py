@@ -24,6 +24,19 @@ def widget(setting: Setting) -> io.Input:
     return io.Float.Input(setting.name, min=setting.low, max=setting.high, step=setting.step, round=0.001, **common)
 
 
+def chosen_settings(node: str, schedule: dict[str, Any] | None, values: dict[str, Any]) -> Settings:
+    """The settings that the inputs of a node stand for.
+
+    Raises:
+        ValueError: naming the node, the widget and what would work.
+    """
+    if schedule is None:  # ComfyUI drops the input where it does not know the option
+        known = ", ".join(map(repr, SCHEDULE.options))
+        raise ValueError(f"{node}: schedule: use one of {known}")
+    chosen, own = schedule[SCHEDULE.name], {k: v for k, v in schedule.items() if k != SCHEDULE.name}
+    return Settings(**{**defaults(chosen), **own, **values})
+
+
 class SpectrumAccelerate(io.ComfyNode):
     """MODEL in, MODEL out: accelerated when it is sampled."""
 
@@ -64,9 +77,5 @@ class SpectrumAccelerate(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any, schedule: dict[str, Any] | None = None, **values: Any) -> io.NodeOutput:
-        if schedule is None:  # ComfyUI drops the input where it does not know the option
-            known = ", ".join(map(repr, SCHEDULE.options))
-            raise ValueError(f"{NODE}: schedule: use one of {known}")
-        chosen, own = schedule[SCHEDULE.name], {k: v for k, v in schedule.items() if k != SCHEDULE.name}
-        settings = Settings(**{**defaults(chosen), **own, **values})
+        settings = chosen_settings(NODE, schedule, values)
         return io.NodeOutput(accelerate(model, settings, str(cls.hidden.unique_id or "")))

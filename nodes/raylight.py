@@ -10,8 +10,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .accelerate import widget
-from .settings import COMMON, NODE, OWN, SCHEDULE, TARGET, Settings, all_settings, defaults
+from .accelerate import chosen_settings, widget
+from .settings import COMMON, NODE, OWN, SCHEDULE, TARGET, Settings, all_settings
 
 RAYLIGHT = f"{NODE} (Raylight)"
 PACK = Path(__file__).resolve().parent.parent
@@ -48,7 +48,7 @@ def attach_in_worker(model: Any, folder: str, values: dict[str, Any]) -> Any:
     runtime, settings = (
         load(part, importlib.util.find_spec(part)) for part in (f"{name}.nodes.runtime", f"{name}.nodes.settings")
     )
-    return runtime.accelerate(model, settings.Settings(**values))
+    return runtime.accelerate(model, settings.Settings(**values), shared=True)
 
 
 attach_in_worker.__module__ = "__main__"  # which Ray sends by value: workers cannot import a folder of custom_nodes
@@ -110,9 +110,5 @@ class SpectrumAccelerateRaylight(io.ComfyNode):
 
     @classmethod
     def execute(cls, ray_actors: Any, schedule: dict[str, Any] | None = None, **values: Any) -> io.NodeOutput:
-        if schedule is None:  # ComfyUI drops the input where it does not know the option
-            known = ", ".join(map(repr, SCHEDULE.options))
-            raise ValueError(f"{RAYLIGHT}: schedule: use one of {known}")
-        chosen, own = schedule[SCHEDULE.name], {k: v for k, v in schedule.items() if k != SCHEDULE.name}
-        attach_to_workers(ray_actors, Settings(**{**defaults(chosen), **own, **values}))
+        attach_to_workers(ray_actors, chosen_settings(RAYLIGHT, schedule, values))
         return io.NodeOutput(ray_actors)

@@ -34,7 +34,7 @@ class Continuity:
             x: the call's input, shape [conditionings * batch, ...].
             latent: the evaluation's whole latent.
         """
-        whole = _sketch(latent)
+        whole = _sketch(latent).to(x.device)
         moved: list[torch.Tensor] = []
         for key, own in zip(keys, _rows(x, len(keys)), strict=True):
             before = self._parts.get(key)
@@ -46,7 +46,7 @@ class Continuity:
 
     def saw(self, keys: Sequence[Key], x: torch.Tensor, latent: torch.Tensor) -> None:
         """What a computed call sees. Arguments as of `broken`."""
-        whole = _sketch(latent).clone()
+        whole = _sketch(latent).to(x.device, copy=True)
         for key, own in zip(keys, _rows(x, len(keys)), strict=True):
             self._parts[key] = own.clone(), whole
 

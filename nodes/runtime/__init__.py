@@ -10,6 +10,6 @@ from .run import outer_sample
 __all__ = ["accelerate", "attachment"]
 
 
-def accelerate(model: Any, settings: Settings, node: str = "") -> Any:
+def accelerate(model: Any, settings: Settings, node: str = "", shared: bool = False) -> Any:
     """A clone of a MODEL that is accelerated when it is sampled. The MODEL given stays as it is."""
-    return _attachment.attach(model, settings, outer_sample, node)
+    return _attachment.attach(model, settings, outer_sample, node, shared)

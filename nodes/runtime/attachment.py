@@ -26,11 +26,13 @@ class Attachment:
     Attributes:
         settings: the node's values.
         node: id of the node, to which live messages are sent; empty outside a workflow.
+        shared: whether other processes work on the same calls, see `ranks`.
         runs: traces of the latest runs, oldest first. They hold no tensor.
     """
 
     settings: Settings
     node: str = ""
+    shared: bool = False
     runs: deque[Trace] = field(default_factory=lambda: deque(maxlen=RUNS_KEPT), compare=False)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Attachment":
@@ -38,7 +40,9 @@ class Attachment:
         return self
 
 
-def attach(model: ModelPatcher, settings: Settings, wrapper: Callable[..., Any], node: str = "") -> ModelPatcher:
+def attach(
+    model: ModelPatcher, settings: Settings, wrapper: Callable[..., Any], node: str = "", shared: bool = False
+) -> ModelPatcher:
     """A clone of a MODEL that carries settings, and a wrapper of the whole run. The MODEL given stays as it is.
 
     If Spectrum was on it already, these settings replace the earlier ones.
@@ -48,7 +52,7 @@ def attach(model: ModelPatcher, settings: Settings, wrapper: Callable[..., Any],
     if KEY in options:
         logging.info(f"{NODE}: two nodes on one MODEL; the settings of the later one are used.")
         clone.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
-    options[KEY] = Attachment(settings, node)
+    options[KEY] = Attachment(settings, node, shared)
     clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, wrapper)
     return clone
 

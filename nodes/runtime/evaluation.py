@@ -28,6 +28,7 @@ class EvaluationInProgress:
         stage: within the step.
         stopwatch: of its duration.
         latent: the whole latent, shape [batch, ...].
+        curious: whether the schedule wants to know how fast the output changes.
         moved: a call saw another part of the latent than before.
         options: transformer_options of its latest call.
         scale: of classifier-free guidance; None where the guider does not say.
@@ -48,6 +49,7 @@ class EvaluationInProgress:
     stage: int
     stopwatch: Stopwatch
     latent: torch.Tensor
+    curious: bool = False
     moved: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
     scale: float | None = None

@@ -301,6 +301,9 @@ class FeatureForecaster:
         """By how much the conditional velocity changed since it was last computed."""
         if evaluation.stage > 0:
             return
+        if not evaluation.curious:
+            self._outputs.clear()
+            return
         sigma = max(evaluation.record.sigma, 1e-6)
         # The velocity, noise minus data. Of models that predict noise, latents are (1 + sigma) times those of a flow.
         larger = 1.0 if self._flow else 1.0 + sigma

@@ -24,6 +24,10 @@ class Ranks:
     def __init__(self) -> None:
         self._group: Any = torch.distributed.new_group(backend="gloo", timeout=TIMEOUT)
 
+    def close(self) -> None:
+        """The run is over."""
+        torch.distributed.destroy_process_group(self._group)
+
     def agree(self, forecast: bool) -> bool:
         """Whether all processes want the same for this call. Each of them asks, at every call.
 

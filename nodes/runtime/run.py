@@ -164,7 +164,7 @@ class SamplingRun:
         self._map: LinearMap | None = None
         self._corrector: LatentCorrector | None = None
         self._probe: SamplerProbe | None = None
-        self._ranks = ranks()
+        self._ranks = ranks() if attachment.shared else None
         self._known = known_sampler(sampler)
         self._recognise(sampler, given)
 
@@ -256,6 +256,8 @@ class SamplingRun:
         if self._phase is Phase.PROBING and self.trace.off is None:
             self.trace.off = say(Text.TOO_SHORT, sampler=self.trace.sampler)
         self._enter(Phase.CLOSED)
+        if self._ranks is not None:
+            self._ranks.close()
         self.trace.outcome = outcome
         if outcome != "error":  # a broken device cannot be read
             self._learn(math.inf)
@@ -445,7 +447,9 @@ class SamplingRun:
             self._disable(say(Text.OFF_LEVELS, sampler=self.trace.sampler))
             reason = Reason.OFF
         record = Evaluation(index, sigma, "computed" if reason else "forecast", reason)
-        self._evaluation = EvaluationInProgress(record, step, stage, Stopwatch(self._device), x, mask=self._mask)
+        self._evaluation = EvaluationInProgress(
+            record, step, stage, Stopwatch(self._device), x, self._policy.curious, mask=self._mask
+        )
         return self._evaluation
 
     def _left_levels(self, sigma: float, expected: float, stage: int) -> bool:

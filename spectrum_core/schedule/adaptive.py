@@ -86,7 +86,7 @@ class Adaptive(Schedule):
 
     def curious(self, state: State) -> bool:
         """See `Schedule`."""
-        return isinstance(state, Placed) and not state.k
+        return not (isinstance(state, Placed) and state.k)
 
     def places(self, state: State) -> tuple[float, ...] | None:
         """See `Schedule`: by steps where the model is calm, by its own time the more the steeper it starts."""
