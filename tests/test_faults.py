@@ -14,8 +14,7 @@ import pytest
 import torch
 from comfy.model_management import OOM_EXCEPTION, InterruptProcessingException
 from sampling import fingerprint, runs
-from spectrum_accelerate.nodes.runtime import accelerate
-from spectrum_accelerate.nodes.runtime import run as run_module
+from spectrum_accelerate.nodes.runtime import accelerate, failures
 from spectrum_accelerate.nodes.settings import Settings
 from spectrum_accelerate.spectrum_core.messages import Text
 from zoo import MODELS
@@ -29,7 +28,7 @@ ERRORS = {
     "OutOfMemoryError": OOM_EXCEPTION("injected"),
     "KeyError": KeyError("injected"),
 }
-OUTERMOST = "nodes/runtime/run.py:outer_sample"
+OUTERMOST = "nodes/runtime/outer.py:outer_sample"
 """ComfyUI itself calls it, so that nobody could catch what it raised at its entry."""
 
 
@@ -61,7 +60,7 @@ class Tracer:
     def __enter__(self):
         # The error is raised in the tracer's own frame; the code that it stands in for is ours.
         self._patch = pytest.MonkeyPatch()
-        self._patch.setattr(run_module, "PACK", (*run_module.PACK, __file__))
+        self._patch.setattr(failures, "PACK", (*failures.PACK, __file__))
         threading.settrace(self)
         sys.settrace(self)
         return self

@@ -5,7 +5,7 @@ from typing import Any
 from ..settings import Settings
 from . import attachment as _attachment
 from .attachment import attachment
-from .run import outer_sample
+from .outer import outer_sample
 
 __all__ = ["accelerate", "attachment"]
 

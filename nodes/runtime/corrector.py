@@ -1,6 +1,6 @@
 """The corrector of a run: between ComfyUI's denoised latents and the variable that the core's corrector works in."""
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import torch
@@ -125,12 +125,3 @@ class LatentCorrector:
         """Forget everything."""
         self._uncorrected = None
         self._corrector.restart()
-
-
-def previewed(callback: Callable[..., Any], shown: Callable[[torch.Tensor], torch.Tensor]) -> Callable[..., Any]:
-    """A sampler's callback that is given the denoised latent as it would be without the corrector."""
-
-    def call(step: int, denoised: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        return callback(step, shown(denoised), *args, **kwargs)
-
-    return call

@@ -4,14 +4,14 @@ It never calls the run: what the run must know stands in the evaluation in progr
 threads, so that nothing is given up here that another call may still read.
 """
 
+import math
 import threading
-import traceback
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from comfy.model_base import ModelType
-from comfy.model_management import OOM_EXCEPTION, InterruptProcessingException, get_total_memory
+from comfy.model_management import InterruptProcessingException, get_total_memory
 from einops import rearrange
 
 from ...spectrum_core.forecast import Axis, Forecaster
@@ -20,13 +20,15 @@ from ...spectrum_core.readback import Readback
 from ..models.architectures import DENOISED, MODEL_OUTPUT, Architecture, find
 from ..models.continuity import Continuity
 from ..models.discovery import Discovery
+from ..models.footprint import feature_bytes, held_bytes
 from ..models.memory import Kept, changed, grown, kept_by_network, kept_by_patches, preserved
 from ..models.rows import ConditioningHistory, Identity, Key, RowsError, forecast_rows, history_keys
 from ..models.taps import Features, TapError, TappedModel
 from ..samplers.signal import Signal
-from ..settings import AUTO, DENOISED_LATENT, RAW_OUTPUT
+from ..settings import AUTO, BLOCK_OUTPUT, DENOISED_LATENT, RAW_OUTPUT
 from .conflicts import foreign_forward, replaced_methods
 from .evaluation import EvaluationInProgress
+from .failures import describe, failure
 
 HOLD_LAST = Forecaster(degree=1, window=1, ridge=0.0)
 """Weight 1 on the newest feature: what the self-test puts in."""
@@ -99,6 +101,15 @@ class FeatureForecaster:
     def affordable(self, feature: int, device: torch.device) -> bool:
         """Whether features of so many bytes may be held: by a share of the device's memory, the same on every run."""
         return feature * self.capacity <= HISTORY_SHARE * get_total_memory(device)
+
+    def planned(self, patcher: Any, latent: tuple[int, ...], conditionings: int, corrected: bool) -> int:
+        """Bytes that the run is going to hold, the corrector's included."""
+        feature = math.prod(latent) * torch.float32.itemsize
+        if self._signal.target in (AUTO, BLOCK_OUTPUT):
+            wanted = feature_bytes(raw_network(patcher.model), latent, patcher.model.get_dtype_inference())
+            if self._signal.target == BLOCK_OUTPUT or self.affordable(wanted, patcher.load_device):
+                feature = wanted
+        return held_bytes(feature, latent, self.capacity, conditionings, corrected)
 
     def call(
         self,
@@ -377,23 +388,6 @@ def raw_network(base_model: Any) -> torch.nn.Module:
     network: torch.nn.Module = base_model.diffusion_model
     original: torch.nn.Module = getattr(network, "_orig_mod", network)
     return original
-
-
-def failure(what: str, error: BaseException) -> Message:
-    """What went wrong, for the user. The error is spent: frames that it holds would keep tensors alive."""
-    traceback.clear_frames(error.__traceback__)
-    error.__traceback__ = error.__context__ = None
-    if isinstance(error, OOM_EXCEPTION):
-        return say(Text.OUT_OF_MEMORY)
-    return say(Text.FAILED, what=what, error=describe(error))
-
-
-def describe(error: BaseException) -> str:
-    """An error in a few words."""
-    if isinstance(error, OOM_EXCEPTION):
-        return "out of memory"
-    text = str(error) if isinstance(error, TapError) else f"{type(error).__name__}: {error}"
-    return text if len(text) <= 200 else text[:200] + "..."
 
 
 def _head_alone(tapped: TappedModel, head_only: Call, features: Features) -> torch.Tensor:

@@ -1,36 +1,28 @@
 """One sampling run: where its parts meet.
 
-`outer_sample` is the only wrapper that a MODEL carries. It gives the run a private copy of the guider's options and
-puts the run's own wrappers there: one evaluation (PREDICT_NOISE), its conditionings (CALC_COND_BATCH), and, innermost,
-one call of the network (APPLY_MODEL). When the run ends, they are gone with the copy.
-
-Whatever fails in here, the run goes on as if the node were not there, and says why.
+Its phases, what the sampler is, and one evaluation after the other. Whatever fails in here, the run goes on as if the
+node were not there, and says why.
 """
 
 import logging
 import math
-import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum, auto
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 import comfy.cli_args
-import comfy.model_patcher
 import comfy.model_sampling
 import torch
-from comfy.model_management import OOM_EXCEPTION, InterruptProcessingException, soft_empty_cache
+from comfy.model_management import InterruptProcessingException
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from comfy_execution.utils import get_executing_context
 
-from ...spectrum_core.estimate import ErrorEstimate, gaps
 from ...spectrum_core.messages import Message, Reason, Text, say
-from ...spectrum_core.readback import Delayed, Readback, Stopwatch
+from ...spectrum_core.readback import Stopwatch
 from ...spectrum_core.trace import Evaluation, Trace
-from ..models.controlnet import DeferredControl, LazyResiduals, active_controls
-from ..models.footprint import feature_bytes, held_bytes, reserved
+from ..models.footprint import reserved
 from ..samplers.layout import Layout, cleaned, on_level
 from ..samplers.linear_map import (
     UNGUIDED_OUTPUTS,
@@ -45,30 +37,18 @@ from ..samplers.signal import signal_for
 from ..samplers.table import SamplerInfo
 from ..settings import ADAPTIVE, AUTO, BLOCK_OUTPUT, RAW_OUTPUT
 from .attachment import KEY, Attachment
+from .calls import ModelCalls
 from .conflicts import conflict, moves_parts, replaced_methods
-from .corrector import LatentCorrector, previewed
+from .corrector import LatentCorrector
 from .evaluation import BeginAgain, EvaluationInProgress
-from .features import FeatureForecaster, failure, raw_network
+from .failures import failure, ours
+from .features import FeatureForecaster, raw_network
+from .measurements import Measurements
 from .policy import Policy, Range
 from .progress import Progress
-from .ranks import RankError, ranks
+from .ranks import ranks
 
 T = TypeVar("T")
-
-ARGUMENTS = ("noise", "latent_image", "sampler", "sigmas", "denoise_mask", "callback", "disable_pbar", "seed")
-"""Of ComfyUI's outer_sample, in order."""
-
-PACK = tuple(str(Path(__file__).resolve().parents[2] / folder) for folder in ("nodes", "spectrum_core"))
-LIBRARIES = tuple(str(Path(module.__file__ or "").parent) for module in (torch, logging))
-"""Code that only does what its caller asked for: an error in it is the caller's."""
-
-
-MISSED = 1.0
-"""Relative error of forecast features, their median, that says that they did not go on as before: no forecast at all
-would have been nearer. With strong guidance .6 is usual."""
-
-DRIFTED = 0.05
-"""... if the latent was off by that share of itself: where it hardly moves, features of any size do no harm."""
 
 
 class Phase(Enum):
@@ -79,46 +59,6 @@ class Phase(Enum):
     COMPUTE_REST = auto()  # computes, corrects
     OFF = auto()  # computes
     CLOSED = auto()
-
-
-def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
-    """OUTER_SAMPLE wrapper: the life of a run. `args` begin as `ARGUMENTS`."""
-    guider = executor.class_obj
-    before, random_state = guider.model_options, torch.random.get_rng_state()
-    run: SamplingRun | None = None
-    conds = None
-    try:
-        conds = _copied(getattr(guider, "conds", None))
-        given = dict(zip(ARGUMENTS, args, strict=False)) | kwargs
-        shapes = args[len(ARGUMENTS)] if len(args) > len(ARGUMENTS) else kwargs.get("latent_shapes")
-        parts = [math.prod(shape[1:]) for shape in shapes or ()]
-        run = SamplingRun(before["transformer_options"][KEY], guider, given["sampler"], given["sigmas"], parts)
-        if given.get("callback") is not None:
-            given["callback"] = previewed(given["callback"], run.shown)
-        guider.model_options = comfy.model_patcher.create_model_options_clone(before)
-        run.install(guider.model_options, masked=given.get("denoise_mask") is not None)
-        positional = [given.pop(name) for name in ARGUMENTS[: len(args)]]
-        with run.environment():
-            output = executor(*positional, *args[len(ARGUMENTS) :], **given)
-        run.close("done")
-        return output
-    except BaseException as error:
-        if run is None and not _ours(error):
-            raise
-        again = _ours(error) or (run is not None and run.holds_memory and isinstance(error, OOM_EXCEPTION))
-        _close(run, error)
-        if not again:
-            raise
-        logging.warning("Spectrum: %s; the run starts again without it", failure("Spectrum", error))
-    finally:
-        guider.model_options = before
-    del run
-    # Nothing of the run is left: as if the node were not there.
-    soft_empty_cache()
-    if conds is not None:
-        guider.conds = conds
-    torch.random.set_rng_state(random_state)
-    return executor(*args, **kwargs)
 
 
 class SamplingRun:
@@ -153,18 +93,16 @@ class SamplingRun:
         )
         self._progress = Progress(attachment.node, self.trace)
         self._phase = Phase.FORECASTING
-        self._evaluation: EvaluationInProgress | None = None
         self._stopwatches: list[Stopwatch] = []
-        self._measured = Delayed()
-        self._estimate = ErrorEstimate()
+        self._measurements = Measurements(self.trace)
         self._shape: tuple[int, ...] | None = None
         self._mask: torch.Tensor | None = None
-        self._misses = 0  # in a row, of features by more than half
         self._moves_parts = moves_parts(guider.model_options, KEY)
         self._map: LinearMap | None = None
         self._corrector: LatentCorrector | None = None
         self._probe: SamplerProbe | None = None
         self._ranks = ranks() if attachment.shared else None
+        self._calls = ModelCalls(self._device, self._ranks)
         self._known = known_sampler(sampler)
         self._recognise(sampler, given)
 
@@ -188,8 +126,8 @@ class SamplingRun:
         for kind, wrapper in (
             (WrappersMP.PREPARE_SAMPLING, self._prepare_sampling),
             (WrappersMP.PREDICT_NOISE, self._predict_noise),
-            (WrappersMP.CALC_COND_BATCH, self._calc_cond_batch),
-            (WrappersMP.APPLY_MODEL, self._apply_model),
+            (WrappersMP.CALC_COND_BATCH, self._calls.calc_cond_batch),
+            (WrappersMP.APPLY_MODEL, self._calls.apply_model),
         ):
             add_wrapper_with_key(kind, KEY, wrapper, options, is_model_options=True)
         options["sampler_pre_cfg_function"] = [*options.get("sampler_pre_cfg_function", ()), self._guided]
@@ -200,22 +138,12 @@ class SamplingRun:
         self, executor: Any, model: Any, noise_shape: Any, conds: Any, *args: Any, **kwargs: Any
     ) -> Any:
         """PREPARE_SAMPLING wrapper: what the run will hold is part of the memory that ComfyUI plans with."""
-        extra = self._guarded("planning memory", self._held, model, tuple(noise_shape), len(conds or ()))
+        corrected, count = self._corrector is not None, max(1, len(conds or ()))
+        extra = self._guarded("planning memory", self._features.planned, model, tuple(noise_shape), count, corrected)
         if not extra:
             return executor(model, noise_shape, conds, *args, **kwargs)
         with reserved(model.model, extra):
             return executor(model, noise_shape, conds, *args, **kwargs)
-
-    def _held(self, patcher: Any, latent: tuple[int, ...], conditionings: int) -> int:
-        """Bytes that the run is going to hold."""
-        feature = math.prod(latent) * torch.float32.itemsize
-        if self._signal.target in (AUTO, BLOCK_OUTPUT):
-            dtype = patcher.model.get_dtype_inference()
-            wanted = feature_bytes(raw_network(patcher.model), latent, dtype)
-            if self._signal.target == BLOCK_OUTPUT or self._features.affordable(wanted, self._device):
-                feature = wanted
-        corrected = self._corrector is not None
-        return held_bytes(feature, latent, self._features.capacity, max(1, conditionings), corrected)
 
     @contextmanager
     def environment(self) -> Iterator[None]:
@@ -233,8 +161,9 @@ class SamplingRun:
 
     def _guided(self, args: dict[str, Any]) -> Any:
         """A pre-CFG function: what the scale of guidance is now. Some guiders change it from step to step."""
-        if self._evaluation is not None and isinstance(args.get("cond_scale"), int | float):
-            self._evaluation.scale = float(args["cond_scale"])
+        evaluation = self._calls.evaluation
+        if evaluation is not None and isinstance(args.get("cond_scale"), int | float):
+            evaluation.scale = float(args["cond_scale"])
         return args["conds_out"]
 
     def _masked(self, function: Callable[..., torch.Tensor] | None, sigma: Any, mask: torch.Tensor, **more: Any) -> Any:
@@ -255,20 +184,18 @@ class SamplingRun:
         """Free everything and publish the trace. Called once, whatever happened."""
         if self._phase is Phase.PROBING and self.trace.off is None:
             self.trace.off = say(Text.TOO_SHORT, sampler=self.trace.sampler)
+        if self._calls.unseen:
+            self._disable(say(Text.UNSEEN))
         self._enter(Phase.CLOSED)
         if self._ranks is not None:
             self._ranks.close()
         self.trace.outcome = outcome
         if outcome != "error":  # a broken device cannot be read
             self._learn(math.inf)
-            judged = {e.position for e in self.trace.evaluations if e.drift is not None}
-            if self.trace.error is not None:
-                self.trace.error = self._estimate.worst(gaps(self.trace.kinds, judged)[1])
-            if self.trace.evaluations:
-                self.trace.evaluations[-1].estimate = self.trace.error
+            self._measurements.finish()
             for record, stopwatch in zip(self.trace.evaluations, self._stopwatches, strict=False):
                 record.seconds = stopwatch.wait()
-        self._evaluation = self._guider = None
+        self._calls.evaluation = self._guider = None
         # Some packs call a sampler once per step and tile: what stops all of these runs is said once.
         again = any(run.off == self.trace.off and run.prompt == self.trace.prompt for run in self._attachment.runs)
         level = logging.DEBUG if again and self.trace.off and self.trace.prompt else logging.INFO
@@ -279,6 +206,7 @@ class SamplingRun:
     def _enter(self, phase: Phase) -> None:
         """Begin a phase, and release what it does not hold."""
         self._phase = phase
+        self._calls.features = self._features if phase is Phase.FORECASTING else None
         if phase is not Phase.FORECASTING:
             self._features.release()
         if phase is not Phase.PROBING:
@@ -291,10 +219,17 @@ class SamplingRun:
         if self._phase in (Phase.OFF, Phase.CLOSED):
             return
         self._enter(Phase.OFF)
-        if self.trace.forecast or (self._evaluation is not None and self._evaluation.forecast):
+        evaluation = self._calls.evaluation
+        if self.trace.forecast or (evaluation is not None and evaluation.forecast):
             self.trace.note(say(Text.STOPPED, reason=message))
         else:
             self.trace.off = message
+
+    def _learn(self, position: float) -> None:
+        """Use the numbers whose place this evaluation is."""
+        stop = self._measurements.learn(position, self._policy)
+        if stop is not None:
+            self._disable(stop)
 
     def _guarded(self, what: str, function: Callable[..., T], *args: Any) -> T | None:
         """A part of ours; if it fails, the run goes on without us."""
@@ -321,11 +256,13 @@ class SamplingRun:
             self.trace.note(say(Text.UNCORRECTED, problem=found.problem))
         self._configure(found.info, found.layout, found.map)
         if not found.known:
-            self._phase, self._probe = Phase.PROBING, SamplerProbe(self._sigmas)
+            self._probe = SamplerProbe(self._sigmas)
+        self._enter(Phase.FORECASTING if found.known else Phase.PROBING)
 
     def _configure(self, info: SamplerInfo, layout: Layout, found: LinearMap | None = None) -> None:
         """Forecast as a sampler allows."""
         self._info, self._layout, self._map = info, layout, found
+        self._measurements.noisy = info.noisy
         self._signal = signal_for(self._settings, info.noisy)
         flow = isinstance(self._sampling, comfy.model_sampling.CONST)
         times = noise_left(self._sigmas, flow)
@@ -379,9 +316,11 @@ class SamplingRun:
                 step, stage = self._layout.place(record.position)
                 if record.kind == "computed" and stage == 0:
                     self._policy.computed(step, Reason.PROBING)
-            self._phase = Phase.FORECASTING
-            if info.noisy:  # there is nothing more to find out
-                self._probe = None
+            probe = self._probe
+            self._enter(Phase.FORECASTING)
+            if not info.noisy:
+                self._probe = probe
+            else:  # there is nothing more to find out
                 self.trace.note(say(Text.NOISY, sampler=self.trace.sampler, speedup=info.max_speedup))
             unsuitable = self._unsuitable()
             if unsuitable is not None:
@@ -405,18 +344,18 @@ class SamplingRun:
             self._restart(evaluation, attributes)
             output = executor(x, timestep, *args, **kwargs)
         except Exception as error:
-            if not _ours(error):
+            if not ours(error):
                 raise
             self._disable(failure("a step", error))
             self._restart(evaluation, attributes)
             output = executor(x, timestep, *args, **kwargs)
         if evaluation is None:
-            self._evaluation = None
+            self._calls.evaluation = None
             return output
         corrected = self._guarded("correcting a step", self._corrected, evaluation, x, timestep, output)
         output = output if corrected is None else corrected
         self._guarded("ending a step", self._end, evaluation)
-        self._evaluation = None
+        self._calls.evaluation = None
         if self._probe is not None:
             self._guarded("watching the sampler", self._classified, evaluation, latent, output)
         return output
@@ -429,7 +368,9 @@ class SamplingRun:
 
     def _begin(self, x: torch.Tensor, timestep: torch.Tensor) -> EvaluationInProgress:
         index = len(self.trace.evaluations)
-        if torch.is_grad_enabled():
+        if self._calls.unseen:
+            self._disable(say(Text.UNSEEN))
+        elif torch.is_grad_enabled():
             self._disable(say(Text.GRADIENTS))
         elif self._shape not in (None, tuple(x.shape)):
             self._disable(say(Text.RESIZED))
@@ -447,10 +388,10 @@ class SamplingRun:
             self._disable(say(Text.OFF_LEVELS, sampler=self.trace.sampler))
             reason = Reason.OFF
         record = Evaluation(index, sigma, "computed" if reason else "forecast", reason)
-        self._evaluation = EvaluationInProgress(
+        self._calls.evaluation = evaluation = EvaluationInProgress(
             record, step, stage, Stopwatch(self._device), x, self._policy.curious, mask=self._mask
         )
-        return self._evaluation
+        return evaluation
 
     def _left_levels(self, sigma: float, expected: float, stage: int) -> bool:
         """Whether an unknown sampler goes elsewhere than it was understood to."""
@@ -473,39 +414,6 @@ class SamplingRun:
             self.trace.note(say(Text.ERROR_LIMIT, limit="20 %"))
         return reason
 
-    def _learn(self, evaluation: float) -> None:
-        """Use the numbers whose place this evaluation is."""
-        for step, record, errors, drift, changes in self._measured.due(evaluation):
-            found = [value for error in errors for value in error.wait().tolist()]
-            if any(math.isnan(value) for value in found):
-                self._disable(say(Text.NOT_FINITE))
-            finite = [value for value in found if math.isfinite(value)]
-            record.feature_error = max(finite) if finite else None
-            if drift is not None:
-                self._judge(record, drift.wait().double().numpy())
-            self._check_continuing(record, finite)
-            for before, change in changes:
-                self._policy.moved(step, before, float(change.wait().max()))
-
-    def _check_continuing(self, record: Evaluation, errors: list[float]) -> None:
-        """The net below everything: features that do not go on as forecast, whatever the cause."""
-        if self._info.noisy or not errors or not self.trace.kinds[: record.position].endswith("f"):
-            return  # fresh noise makes features jump by itself
-        missed = statistics.median(errors) > MISSED and (record.drift is None or record.drift > DRIFTED)
-        self._misses = self._misses + 1 if missed else 0
-        if self._misses == 2:
-            self._disable(say(Text.DISCONTINUED))
-
-    def _judge(self, record: Evaluation, drifts: Any) -> None:
-        """A gap has ended: what the final latent is expected to be off by, so far."""
-        record.drift = float(drifts.max())
-        found, _ = gaps(self.trace.kinds[: record.position] + "c", {record.position})
-        self._estimate.judged(drifts, found.get(record.position, 1))
-        error = self._estimate.worst()
-        # Of samplers that add noise, the true error is up to six times as large (docs/estimate.md).
-        self.trace.error = None if self._info.noisy else error
-        self._policy.drifted(error or 0.0)
-
     def _corrected(
         self, evaluation: EvaluationInProgress, x: torch.Tensor, timestep: torch.Tensor, denoised: torch.Tensor
     ) -> torch.Tensor:
@@ -518,12 +426,7 @@ class SamplingRun:
             denoised, drift = self._corrector.apply(
                 index, forecast, guidance, timestep, x, denoised, _like(evaluation.mask, x)
             )
-        measured = Readback(drift) if drift is not None else None
-        if evaluation.feature_errors or evaluation.changes or measured is not None:
-            entry = (evaluation.step, evaluation.record, evaluation.feature_errors, measured, evaluation.changes)
-            # How fast the model moves decides about the very next step; that is waited for, once in a run.
-            lag = 1 if evaluation.changes and self._policy.curious else None
-            self._measured.put(evaluation.record.position, entry, lag)
+        self._measurements.put(evaluation, drift, self._policy.curious)
         return denoised
 
     def _end(self, evaluation: EvaluationInProgress) -> None:
@@ -543,138 +446,6 @@ class SamplingRun:
         if evaluation.failure is not None:
             self._disable(evaluation.failure)
         self._progress.send()
-
-    # ------------------------------------------------------------------------------------------------ calls
-
-    def _calc_cond_batch(
-        self, executor: Any, model: Any, conds: list, x: torch.Tensor, timestep: torch.Tensor, options: dict
-    ) -> Any:
-        """CALC_COND_BATCH wrapper: an evaluation that turns out to need computing begins again here, below the guider;
-        control networks run only where their residuals are used."""
-        evaluation = self._evaluation
-        if evaluation is None or self._phase is not Phase.FORECASTING:
-            if evaluation is None and self._phase is not Phase.OFF:
-                self._disable(say(Text.UNSEEN))
-            return executor(model, conds, x, timestep, options)
-        before, forecast_before = evaluation.occurrences.copy(), evaluation.forecast_calls
-        try:
-            output = executor(model, self._deferred(evaluation, conds, options), x, timestep, options)
-            if not evaluation.unfinished:
-                return output
-        except BeginAgain:
-            pass
-        except Exception as error:
-            if not _ours(error):
-                raise
-            evaluation.failure = failure("a call of the model", error)
-        if forecast_before:
-            raise BeginAgain
-        evaluation.begin_again(before)
-        return executor(model, conds, x, timestep, options)
-
-    def _deferred(self, evaluation: EvaluationInProgress, conds: list, options: dict) -> list:
-        """The conditionings, with control networks that run only when their residuals are used."""
-        sigma = evaluation.record.sigma  # the timestep is on the device
-        found = [cond for group in conds if group for cond in group if cond.get("control") is not None]
-        for cond in found:
-            evaluation.controls[cond.get("uuid")] = active_controls(cond["control"], sigma)
-        if not evaluation.forecast or not found or "model_function_wrapper" in options:
-            return conds
-        later = {id(cond["control"]): DeferredControl(cond["control"]) for cond in found}
-
-        def deferred(cond: dict) -> dict:
-            control = later.get(id(cond.get("control")))
-            return cond if control is None else {**cond, "control": control}
-
-        return [group and [deferred(cond) for cond in group] for group in conds]
-
-    def _apply_model(
-        self,
-        executor: Any,
-        x: torch.Tensor,
-        t: torch.Tensor,
-        c_concat: torch.Tensor | None = None,
-        c_crossattn: torch.Tensor | None = None,
-        control: Any = None,
-        transformer_options: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> torch.Tensor:
-        """APPLY_MODEL wrapper, the innermost: one call of the network, for some or all conditionings."""
-        options = transformer_options or {}
-
-        def full() -> torch.Tensor:
-            residuals = control.computed() if isinstance(control, LazyResiduals) else control
-            output: torch.Tensor = executor(x, t, c_concat, c_crossattn, residuals, options, **kwargs)
-            return output
-
-        def head(extra: dict[str, Any]) -> torch.Tensor:
-            # Residuals of a ControlNet enter between the blocks, which do not run.
-            output: torch.Tensor = executor(x, t, c_concat, c_crossattn, None, {**options, **extra}, **kwargs)
-            return output
-
-        evaluation = self._evaluation
-        running = evaluation is not None and self._phase is Phase.FORECASTING and evaluation.failure is None
-        if self._ranks is not None:
-            wanted = running and evaluation is not None and evaluation.forecast
-            if not self._ranks.agree(wanted) and running and evaluation is not None:
-                evaluation.failure = say(Text.RANKS)
-                if evaluation.forecast:
-                    evaluation.compute(Reason.OFF)
-                return full()
-        if evaluation is None or not running:
-            return full()
-        if torch.is_grad_enabled():
-            evaluation.failure = say(Text.GRADIENTS)
-            if evaluation.forecast:
-                evaluation.compute(Reason.OFF)
-            return full()
-        try:
-            return self._features.call(evaluation, executor.class_obj, x, options, full, head)
-        except (InterruptProcessingException, BeginAgain, RankError):
-            raise
-        except Exception as error:
-            # The model's own errors are none of ours; but out of memory it may be only because of us.
-            if not _ours(error) and not isinstance(error, OOM_EXCEPTION):
-                raise
-            evaluation.failure = failure("a call of the model", error)
-        self._features.release()
-        if isinstance(self._device, torch.device) and self._device.type != "cpu":
-            soft_empty_cache()
-        if evaluation.forecast:
-            evaluation.compute(Reason.OFF)
-        return full()
-
-
-def _close(run: SamplingRun | None, error: BaseException) -> None:
-    """Close a run that an error ended; what else fails then is said in the log only."""
-    if run is None:
-        return
-    # ComfyUI's interrupt is an Exception in 0.18, no longer in 0.24.
-    interrupted = isinstance(error, InterruptProcessingException) or not isinstance(error, Exception)
-    try:
-        run.close("interrupted" if interrupted else "error")
-    except Exception:
-        logging.exception("Spectrum: the run could not be closed")
-
-
-def _ours(error: BaseException) -> bool:
-    """Whether an error began in our code, rather than in what it calls."""
-    if isinstance(error, InterruptProcessingException | RankError) or not isinstance(error, Exception):
-        return False
-    files = []
-    trace = error.__traceback__
-    while trace is not None:
-        files.append(trace.tb_frame.f_code.co_filename)
-        trace = trace.tb_next
-    innermost = next((file for file in reversed(files) if not file.startswith(LIBRARIES)), "")
-    return innermost.startswith(PACK)
-
-
-def _copied(conds: Any) -> Any:
-    """A guider's conditionings, which sampling changes."""
-    if not isinstance(conds, dict):
-        return None
-    return {name: [dict(cond) for cond in group] for name, group in conds.items()}
 
 
 def _plain_attributes(guider: Any) -> dict[str, Any]:

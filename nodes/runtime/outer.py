@@ -1,0 +1,90 @@
+"""The only wrapper that a MODEL carries: the life of a run (OUTER_SAMPLE).
+
+It gives the run a private copy of the guider's options and puts the run's own wrappers there: one evaluation
+(PREDICT_NOISE), its conditionings (CALC_COND_BATCH), and, innermost, one call of the network (APPLY_MODEL). When the
+run ends, they are gone with the copy. A run that fails by our fault begins again, as if the node were not there.
+"""
+
+import logging
+import math
+from collections.abc import Callable
+from typing import Any
+
+import comfy.model_patcher
+import torch
+from comfy.model_management import OOM_EXCEPTION, InterruptProcessingException, soft_empty_cache
+
+from .attachment import KEY
+from .failures import failure, ours
+from .run import SamplingRun
+
+ARGUMENTS = ("noise", "latent_image", "sampler", "sigmas", "denoise_mask", "callback", "disable_pbar", "seed")
+"""Of ComfyUI's outer_sample, in order."""
+
+
+def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
+    """OUTER_SAMPLE wrapper: the life of a run. `args` begin as `ARGUMENTS`."""
+    guider = executor.class_obj
+    before, random_state = guider.model_options, torch.random.get_rng_state()
+    run: SamplingRun | None = None
+    conds = None
+    try:
+        conds = _copied(getattr(guider, "conds", None))
+        given = dict(zip(ARGUMENTS, args, strict=False)) | kwargs
+        shapes = args[len(ARGUMENTS)] if len(args) > len(ARGUMENTS) else kwargs.get("latent_shapes")
+        parts = [math.prod(shape[1:]) for shape in shapes or ()]
+        run = SamplingRun(before["transformer_options"][KEY], guider, given["sampler"], given["sigmas"], parts)
+        if given.get("callback") is not None:
+            given["callback"] = _previewed(given["callback"], run.shown)
+        guider.model_options = comfy.model_patcher.create_model_options_clone(before)
+        run.install(guider.model_options, masked=given.get("denoise_mask") is not None)
+        positional = [given.pop(name) for name in ARGUMENTS[: len(args)]]
+        with run.environment():
+            output = executor(*positional, *args[len(ARGUMENTS) :], **given)
+        run.close("done")
+        return output
+    except BaseException as error:
+        if run is None and not ours(error):
+            raise
+        again = ours(error) or (run is not None and run.holds_memory and isinstance(error, OOM_EXCEPTION))
+        _close(run, error)
+        if not again:
+            raise
+        logging.warning("Spectrum: %s; the run starts again without it", failure("Spectrum", error))
+    finally:
+        guider.model_options = before
+    del run
+    # Nothing of the run is left: as if the node were not there.
+    soft_empty_cache()
+    if conds is not None:
+        guider.conds = conds
+    torch.random.set_rng_state(random_state)
+    return executor(*args, **kwargs)
+
+
+def _close(run: SamplingRun | None, error: BaseException) -> None:
+    """Close a run that an error ended; what else fails then is said in the log only."""
+    if run is None:
+        return
+    # ComfyUI's interrupt is an Exception in 0.18, no longer in 0.24.
+    interrupted = isinstance(error, InterruptProcessingException) or not isinstance(error, Exception)
+    try:
+        run.close("interrupted" if interrupted else "error")
+    except Exception:
+        logging.exception("Spectrum: the run could not be closed")
+
+
+def _copied(conds: Any) -> Any:
+    """A guider's conditionings, which sampling changes."""
+    if not isinstance(conds, dict):
+        return None
+    return {name: [dict(cond) for cond in group] for name, group in conds.items()}
+
+
+def _previewed(callback: Callable[..., Any], shown: Callable[[torch.Tensor], torch.Tensor]) -> Callable[..., Any]:
+    """A sampler's callback that is given the denoised latent as it would be without the corrector."""
+
+    def call(step: int, denoised: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        return callback(step, shown(denoised), *args, **kwargs)
+
+    return call
