@@ -282,11 +282,31 @@ class Around(comfy.samplers.CFGGuider):
         return self.predict_noise(*args, **kwargs)
 
 
-def test_a_guider_that_goes_around_the_wrappers_is_computed_and_said():
+class Elsewhere(comfy.samplers.CFGGuider):
+    """Asks the model without any method of a guider that could be followed."""
+
+    def __call__(self, x, timestep, model_options={}, seed=None):  # noqa: B006 (as in ComfyUI)
+        conds = self.conds.get("negative"), self.conds.get("positive")
+        return comfy.samplers.sampling_function(
+            self.inner_model, x, timestep, *conds, self.cfg, model_options=model_options, seed=seed
+        )
+
+
+def test_a_guider_that_goes_around_the_wrappers_is_accelerated():
     model = FLUX.build()
     fast = accelerated(model)
-    plain, _ = custom(model, comfy.samplers.ksampler("euler"), guider_class=Around)
-    result, _ = custom(fast, comfy.samplers.ksampler("euler"), guider_class=Around)
+    usual, _ = custom(fast, comfy.samplers.ksampler("euler"))
+    result, guider = custom(fast, comfy.samplers.ksampler("euler"), guider_class=Around)
+    assert torch.equal(result, usual)
+    assert runs(fast)[-1].kinds == runs(fast)[-2].kinds and "f" in runs(fast)[-1].kinds
+    assert "predict_noise" not in vars(guider)
+
+
+def test_a_guider_that_cannot_be_followed_is_computed_and_said():
+    model = FLUX.build()
+    fast = accelerated(model)
+    plain, _ = custom(model, comfy.samplers.ksampler("euler"), guider_class=Elsewhere)
+    result, _ = custom(fast, comfy.samplers.ksampler("euler"), guider_class=Elsewhere)
     assert torch.equal(result, plain)
     assert runs(fast)[-1].off.text is Text.UNSEEN
 

@@ -7,10 +7,14 @@ run ends, they are gone with the copy. A run that fails by our fault begins agai
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
+import comfy.cli_args
 import comfy.model_patcher
+import comfy.samplers
 import torch
 from comfy.model_management import OOM_EXCEPTION, InterruptProcessingException, soft_empty_cache
 
@@ -39,7 +43,7 @@ def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
         guider.model_options = comfy.model_patcher.create_model_options_clone(before)
         run.install(guider.model_options, masked=given.get("denoise_mask") is not None)
         positional = [given.pop(name) for name in ARGUMENTS[: len(args)]]
-        with run.environment():
+        with _without_compiler(run), _followed(guider, run):
             output = executor(*positional, *args[len(ARGUMENTS) :], **given)
         run.close("done")
         return output
@@ -60,6 +64,35 @@ def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
         guider.conds = conds
     torch.random.set_rng_state(random_state)
     return executor(*args, **kwargs)
+
+
+@contextmanager
+def _without_compiler(run: SamplingRun) -> Iterator[None]:
+    """ComfyUI's memory compiler, from 0.34 on, records the calls of blocks: not where some skip them."""
+    name = "disable_comfy_compiler"
+    if not run.active or not hasattr(comfy.cli_args.args, name):
+        yield
+        return
+    before = getattr(comfy.cli_args.args, name)
+    setattr(comfy.cli_args.args, name, True)
+    try:
+        yield
+    finally:
+        setattr(comfy.cli_args.args, name, before)
+
+
+@contextmanager
+def _followed(guider: Any, run: SamplingRun) -> Iterator[None]:
+    """A guider whose call goes around ComfyUI's own asks for no PREDICT_NOISE wrapper: ours is put where it goes."""
+    name = "predict_noise"
+    if not run.active or type(guider).__call__ is comfy.samplers.CFGGuider.__call__ or name in vars(guider):
+        yield
+        return
+    setattr(guider, name, partial(run.predict_noise, getattr(guider, name)))
+    try:
+        yield
+    finally:
+        delattr(guider, name)
 
 
 def _close(run: SamplingRun | None, error: BaseException) -> None:

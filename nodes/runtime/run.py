@@ -6,13 +6,11 @@ node were not there, and says why.
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from enum import Enum, auto
 from functools import partial
 from typing import Any, TypeVar
 
-import comfy.cli_args
 import comfy.model_sampling
 import torch
 from comfy.model_management import InterruptProcessingException
@@ -125,7 +123,7 @@ class SamplingRun:
             return
         for kind, wrapper in (
             (WrappersMP.PREPARE_SAMPLING, self._prepare_sampling),
-            (WrappersMP.PREDICT_NOISE, self._predict_noise),
+            (WrappersMP.PREDICT_NOISE, self.predict_noise),
             (WrappersMP.CALC_COND_BATCH, self._calls.calc_cond_batch),
             (WrappersMP.APPLY_MODEL, self._calls.apply_model),
         ):
@@ -145,20 +143,6 @@ class SamplingRun:
         with reserved(model.model, extra):
             return executor(model, noise_shape, conds, *args, **kwargs)
 
-    @contextmanager
-    def environment(self) -> Iterator[None]:
-        """ComfyUI's memory compiler, from 0.34 on, records the calls of blocks: not where some skip them."""
-        name = "disable_comfy_compiler"
-        if self._phase is Phase.OFF or not hasattr(comfy.cli_args.args, name):
-            yield
-            return
-        before = getattr(comfy.cli_args.args, name)
-        setattr(comfy.cli_args.args, name, True)
-        try:
-            yield
-        finally:
-            setattr(comfy.cli_args.args, name, before)
-
     def _guided(self, args: dict[str, Any]) -> Any:
         """A pre-CFG function: what the scale of guidance is now. Some guiders change it from step to step."""
         evaluation = self._calls.evaluation
@@ -170,6 +154,11 @@ class SamplingRun:
         """A denoise-mask function: what reaches the sampler of the next evaluation."""
         self._mask = mask if function is None else function(sigma, mask, **more)
         return self._mask
+
+    @property
+    def active(self) -> bool:
+        """Whether its wrappers are in place."""
+        return self._phase not in (Phase.OFF, Phase.CLOSED)
 
     @property
     def holds_memory(self) -> bool:
@@ -328,10 +317,12 @@ class SamplingRun:
 
     # ------------------------------------------------------------------------------------------------ evaluation
 
-    def _predict_noise(
+    def predict_noise(
         self, executor: Any, x: torch.Tensor, timestep: torch.Tensor, *args: Any, **kwargs: Any
     ) -> torch.Tensor:
         """PREDICT_NOISE wrapper: one evaluation of the sampler, all conditionings together."""
+        if self._calls.evaluation is not None:  # that is the same one
+            return executor(x, timestep, *args, **kwargs)
         attributes = _plain_attributes(self._guider)
         latent = x.detach().clone() if self._probe is not None else x
         evaluation = self._guarded("beginning a step", self._begin, x, timestep)
