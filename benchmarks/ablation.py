@@ -36,9 +36,9 @@ def _corrector(name: str, value: Any) -> Any:
     return patch.object(corrector.Corrector, name, value)
 
 
-def _one_gap(self: Any, first: int) -> list[int]:
-    last = max(self._known, default=None)
-    return [e for e in self._entries if last is not None and self._starts[last] < e < first]
+def _once(self: Any, step: int, outputs: Any, found: Any) -> None:
+    STORE(self, step, outputs, found)
+    self._gaps = {k: self._gaps[step] if k == step else corrector._Gap(self._realization, 1) for k in self._gaps}
 
 
 def _unrevised(self: Any, evaluation: int, output: Any, mask: Any = None) -> Any:
@@ -46,12 +46,12 @@ def _unrevised(self: Any, evaluation: int, output: Any, mask: Any = None) -> Any
         return FORECAST(self, evaluation, output, mask)
 
 
-FORECAST = corrector.Corrector.forecast
+FORECAST, STORE = corrector.Corrector.forecast, corrector.Corrector._store
 WITHOUT: dict[str, list[Any]] = {
     "the growing response": [_corrector("_adapt_response", lambda self, innovation: None)],
     "less gain with guidance": [patch.object(corrector, "CFG_COEFFICIENT", 0.0)],
     "the response to an error": [patch.object(corrector, "denoiser_gain", lambda *_: 1.0)],
-    "the second correction of a gap": [_corrector("_gap", _one_gap)],
+    "the second correction of a gap": [_corrector("_store", _once)],
     "revised forecasts": [_corrector("forecast", _unrevised)],
 }
 

@@ -25,13 +25,14 @@ Everything is done for each picture by itself. Nothing here waits for the device
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from .forecast import Forecaster
+from .realization import Carried, Realization
 
 Array = NDArray[np.float64]
 Weights = Callable[[Sequence[int], int], Array]
@@ -48,9 +49,6 @@ def polynomial(order: int) -> Forecaster:
 DATA_STD = 0.1
 """Standard deviation of the data in `denoiser_gain`. Latents have about 1, but errors mostly take directions in which
 data hardly vary. Chosen on tuning prompts of the trained models, as `CFG_COEFFICIENT` was."""
-
-MEMORY = 8
-"""Steps for which outputs are kept at most; no sampler of the table answers to it for longer."""
 
 MIN_PIVOT = 0.2
 """Smallest pivot, in absolute terms, of the system for the outputs without their latents' errors; below, they are
@@ -82,17 +80,36 @@ def denoiser_gain(sigma: float, scale: float, guidance: float = 1.0) -> float:
     return plain - CFG_COEFFICIENT * max(0.0, guidance - 1.0) ** 2 * sigma / max(scale + sigma, 1e-12)
 
 
-@dataclass
-class _Output:
-    """One evaluation: the output that the sampler was given, the best estimate of it now, and where it counts."""
+class _Gap:
+    """The forecasts between two computed steps: what they carry, by the estimates of them as they are now.
 
-    applied: torch.Tensor
-    estimate: torch.Tensor
-    mask: torch.Tensor | None = None
+    Stages that some steps lack are apart, since the first or the last step cannot be interpolated for them.
+    """
+
+    def __init__(self, realization: Realization, common: int) -> None:
+        self._common = common
+        self.parts = Carried(realization), Carried(realization)
+        self.evaluations: tuple[list[int], list[int]] = [], []
+        self.least: torch.Tensor | None = None  # of the masks while it lasted
+
+    def add(
+        self, evaluation: int, stage: int, column: Array, estimate: torch.Tensor, mask: torch.Tensor | None
+    ) -> None:
+        """A forecast."""
+        for part in self.parts:
+            part.to(evaluation + 1)
+        which = int(stage >= self._common)
+        self.parts[which].add(column, estimate)
+        self.evaluations[which].append(evaluation)
+        if mask is not None:
+            self.least = mask if self.least is None else torch.minimum(self.least, mask)
 
 
 class Corrector:
     """What a sampler was given in one run, and what is known better by now.
+
+    It holds few latents, whatever the length of gaps and of the run: the outputs of the latest computed steps, what
+    each of the latest gaps carries into the latents to come, and what the sampler is still owed.
 
     Args:
         map: coefficient of each output in the latent that each evaluation begins with, and, last, in the final latent:
@@ -122,12 +139,13 @@ class Corrector:
         self._map, self._starts, self._response = map, tuple(starts), response
         self._weights, self._held = weights, max(held, order + 1)
         self._order, self._between = order, between
-        self._memory_steps = _memory_steps(map, self._starts)
+        self._realization = Realization(map)
+        self._common = min(b - a for a, b in pairwise((*self._starts, map.shape[1])))  # stages that every step has
         self._known: dict[int, list[torch.Tensor]] = {}  # computed step -> what its outputs would have been, by stage
-        self._revisions: dict[
-            int, list[torch.Tensor | None]
-        ] = {}  # ... and by how much that differs from what they were
-        self._entries: dict[int, _Output] = {}  # by evaluation
+        self._revisions: dict[int, list[torch.Tensor | None]] = {}  # ... and by how much that differs from what it was
+        self._gaps: dict[int, _Gap] = {}  # computed step -> the gap after it
+        self._owed = Carried(self._realization)  # what the estimates carry, less what the sampler was given
+        self._outputs: list[torch.Tensor] = []  # of the step in progress, as the sampler was given them
         self._response_scale: torch.Tensor | None = None  # by picture: factor of the response that alternation led to
         self._innovation: torch.Tensor | None = None  # what the latest corrected step differed by from its forecast
         self._drift: torch.Tensor | None = None
@@ -136,7 +154,9 @@ class Corrector:
         """Forget everything: what comes next is another path."""
         self._known.clear()
         self._revisions.clear()
-        self._entries.clear()
+        self._gaps.clear()
+        self._owed.clear()
+        self._outputs = []
         self._response_scale = self._innovation = self._drift = None
 
     def drift(self) -> torch.Tensor | None:
@@ -158,14 +178,12 @@ class Corrector:
         if not known:
             return None
         weights = self._weights(known, step)
-        estimate = output
-        for k, weight in zip(known, weights, strict=True):
-            revision = self._revisions[k][stage]
-            if revision is not None and weight:
-                estimate = estimate + float(weight) * revision.nan_to_num()
-        applied = self._inject(evaluation, estimate, None)
-        self._entries[evaluation] = _Output(applied if self._memory_steps else estimate, estimate, mask)
-        return None if applied is output else applied - output
+        revisions = [self._revisions[k][stage] for k in known]
+        revision = _sum((float(w), r.nan_to_num()) for w, r in zip(weights, revisions, strict=True) if r is not None)
+        estimate = output if revision is None else output + revision
+        gap = self._gaps[max(self._known)]
+        gap.add(evaluation, stage, self._realization.column(evaluation, evaluation + 1), estimate, mask)
+        return _total_change(revision, self._repaid(evaluation) if self._ends(evaluation) else None)
 
     def computed(
         self, evaluation: int, output: torch.Tensor, latent: torch.Tensor, mask: torch.Tensor | None = None
@@ -179,17 +197,21 @@ class Corrector:
             mask: share of the output that reaches the sampler, from 0 to 1, like `output`; None for all of it.
         """
         step, stage = self._place(evaluation)
-        self._entries[evaluation] = _Output(output, output, mask)
+        self._outputs = [*(self._outputs if stage else ()), output]
         if not self._ends(evaluation):
             return None
+        outputs, self._outputs = self._outputs, []
         first = evaluation - stage
-        outputs = [self._entries[e].applied for e in range(first, evaluation + 1)]
-        gap = self._gap(first)
-        residual = self._correct_gap(step, outputs, gap, latent) if gap else self._store(step, outputs, outputs)
-        applied = self._inject(evaluation, self._entries[evaluation].estimate, residual)
-        if self._memory_steps:
-            self._entries[evaluation].applied = applied
-        return None if applied is output else applied - output
+        if len(outputs) <= stage:  # the step did not begin here
+            return None
+        found = self._corrected(step, outputs, latent, mask)
+        self._store(step, outputs, found)
+        own = None if found is outputs else found[-1] - output
+        self._owed.to(evaluation + 1)
+        for e, (new, old) in enumerate(zip(found[:-1], outputs[:-1], strict=True), first):
+            if new is not old:
+                self._owed.add(self._realization.column(e, evaluation + 1), new - old)
+        return _total_change(own, self._repaid(evaluation))
 
     # ------------------------------------------------------------------------------------------------ parts
 
@@ -202,47 +224,53 @@ class Corrector:
         step = bisect_right(self._starts, evaluation) - 1
         return step, evaluation - self._starts[step]
 
-    def _gap(self, first: int) -> list[int]:
-        """The evaluations before `first` that computed points now lie on both sides of, and did not for so long: all
-        that were forecast since the last but one computed step."""
-        steps = sorted(self._known)[-self._order :]
-        return [
-            e
-            for e in self._entries
-            if steps and self._starts[steps[0]] < e < first and self._place(e)[0] not in self._known
-        ]
+    def _corrected(
+        self, step: int, outputs: list[torch.Tensor], latent: torch.Tensor, mask: torch.Tensor | None
+    ) -> list[torch.Tensor]:
+        """Interpolate the gaps before a computed step. Returns what its outputs would have been without them.
 
-    def _correct_gap(
-        self, step: int, outputs: list[torch.Tensor], gap: list[int], latent: torch.Tensor
-    ) -> torch.Tensor | None:
-        """Interpolate a gap. Returns the residual: what that changes of the latent after this step."""
+        The gaps that computed points now lie on both sides of, and did not for so long: all that was forecast since the
+        last but one computed step.
+        """
         first, count = self._starts[step], len(outputs)
-        stages = {e: self._place(e)[1] for e in gap}
-        points = [*sorted(self._known)[-self._order :], step]
-        fewest = min(len(self._known[k]) for k in points[:-1])
-        gap = [e for e in gap if stages[e] < min(count, fewest)]  # the first and the last step may lack stages
-        weights = {e: self._between(points, self._place(e)[0]) for e in gap}
-        # Latents were off by delta_e = sum_j M_ej (believed_j before - now), which holds the outputs to be found.
+        before = sorted(self._known)[-self._order :]
+        points = [*before, step]
+        stages = min((len(self._known[k]) for k in before), default=0)
+        whole = min(count, stages) > self._common  # the first and the last step may lack stages
+        live = [
+            (part, members)
+            for gap in (self._gaps[k] for k in before)
+            for which, (part, members) in enumerate(zip(gap.parts, gap.evaluations, strict=True))
+            if members and (whole or not which) and stages
+        ]
+        members = [j for _, some in live for j in some]
+        if not members:
+            return outputs
+        for part, _ in live:
+            part.to(first)
+        stage_of = {j: self._place(j)[1] for j in members}
+        weights = {j: self._between(points, self._place(j)[0]) for j in members}
+        # Latents were off by delta_e = sum_j M_ej (estimate_j before - now), which holds the outputs to be found.
         response = [self._response(first + row) for row in range(count)]
         off: list[torch.Tensor] = []
         coupling = np.zeros((count, count))
         for row in range(count):
             e = first + row
-            terms = [(float(self._map[e, j]), self._entries[j].estimate) for j in gap]
+            terms = [(1.0, value) for part, _ in live if (value := part.latent(row)) is not None]
             for stage in range(row):  # the sampler got the step's own earlier stages as they were
                 coupling[row, stage] -= response[row] * self._map[e, first + stage]
                 terms.append((float(self._map[e, first + stage]), outputs[stage]))
-            for j in gap:
-                coupling[row, stages[j]] -= response[row] * self._map[e, j] * weights[j][-1]
-            for index, k in enumerate(points[:-1]):
+            for j in members:
+                coupling[row, stage_of[j]] -= response[row] * self._map[e, j] * weights[j][-1]
+            for index, k in enumerate(before):
                 for stage, value in enumerate(self._known[k]):
-                    share = sum(self._map[e, j] * weights[j][index] for j in gap if stages[j] == stage)
+                    share = sum(self._map[e, j] * weights[j][index] for j in members if stage_of[j] == stage)
                     terms.append((-float(share), value))
             total = _sum(terms)
             off.append(torch.zeros_like(outputs[0]) if total is None else total)
         scale = torch.ones(len(latent), device=latent.device) if self._response_scale is None else self._response_scale
         scale = scale.to(latent.dtype).reshape(-1, *[1] * (latent.ndim - 1))
-        opened, kept = self._opened([*gap, first + count - 1])
+        opened, kept = _opened([self._gaps[k].least for k in before], mask)
         if opened is not None:
             scale = scale * opened
         plain = [o - response[row] * scale * d for row, (o, d) in enumerate(zip(outputs, off, strict=True))]
@@ -252,43 +280,27 @@ class Corrector:
         if prior is not None:
             self._adapt_response(found[0] - prior)
         found = [torch.where(finite, new, old) for new, old in zip(found, outputs, strict=True)]
-        values = [*(self._known[k] for k in points[:-1]), found]
-        residual: list[tuple[float, torch.Tensor]] = []
+        values = [*(self._known[k] for k in before), found]
         drift = off[0]
-        for j in gap:
-            entry = self._entries[j]
-            share = float(self._map[first, j] * weights[j][-1])
-            drift = drift - share * found[stages[j]]
-            now = _total((float(w), value[stages[j]]) for w, value in zip(weights[j], values, strict=True))
-            change = torch.where(finite, now - entry.estimate, torch.zeros_like(now))
-            if kept is not None:
-                change = change * kept
-            residual.append((float(self._map[first, j]), change))
-            entry.estimate = entry.estimate + change
-            if not self._memory_steps:
-                entry.applied = entry.estimate
+        for j in members:
+            drift = drift - float(self._map[first, j] * weights[j][-1]) * found[stage_of[j]]
         if opened is not None:
             drift = drift * opened
         self._drift = _norms(drift, self._parts) / _norms(latent, self._parts).clamp_min(1e-12)
-        rest = self._store(step, outputs, found)
-        return _sum([*residual, *([(1.0, rest)] if rest is not None else [])])
-
-    def _opened(self, evaluations: Sequence[int]) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """How much of the errors of a gap reached the latent, and where the latent is to be corrected for them.
-
-        What a mask hid from the sampler is not corrected: where the mask opened during the gap, nothing is, and where
-        it is the same all the time, everything.
-
-        Args:
-            evaluations: of the gap and, last, the computed one that ends it.
-        """
-        masks = [mask for e in evaluations if (mask := self._entries[e].mask) is not None]
-        if not masks:
-            return None, None
-        least, now = masks[0], masks[-1]
-        for mask in masks[1:]:
-            least = torch.minimum(least, mask)
-        return least * now, torch.where(now > 1e-3, least / now.clamp_min(1e-3), 0.0)
+        self._owed.to(first)
+        for part, some in live:
+            # Each output of the gap becomes the same mixture of computed ones, so that their shares add up.
+            columns = {j: self._realization.column(j, first) for j in some}
+            shares = {
+                (index, stage): np.sum([columns[j] * weights[j][index] for j in some if stage_of[j] == stage], axis=0)
+                for index in range(len(points))
+                for stage in {stage_of[j] for j in some}
+            }
+            change = part.replaced([(share, values[index][stage]) for (index, stage), share in shares.items()])
+            change = [torch.where(finite, c, torch.zeros_like(c)) * (1.0 if kept is None else kept) for c in change]
+            part.change(change)
+            self._owed.change(change)
+        return found
 
     def _prior(self, step: int) -> torch.Tensor | None:
         """What the earlier outputs foretell of a step's first evaluation."""
@@ -306,50 +318,60 @@ class Corrector:
         scale = torch.ones_like(cosine) if self._response_scale is None else self._response_scale
         self._response_scale = (scale * torch.exp(ADAPT_RATE * (EXPECTED_COSINE - cosine))).clamp(1.0, MAX_RESPONSE)
 
-    def _store(self, step: int, outputs: list[torch.Tensor], found: list[torch.Tensor]) -> torch.Tensor | None:
-        """Keep a computed step. Returns the residual of its earlier stages, which the sampler got as they came."""
-        first, after = self._starts[step], self._starts[step] + len(outputs)
-        same = found is outputs
+    def _store(self, step: int, outputs: list[torch.Tensor], found: list[torch.Tensor]) -> None:
+        """Keep a computed step; a gap may follow it."""
         self._known[step] = found
-        self._revisions[step] = [None if same else new - old for new, old in zip(found, outputs, strict=True)]
+        self._revisions[step] = [None if new is old else new - old for new, old in zip(found, outputs, strict=True)]
+        self._gaps[step] = _Gap(self._realization, self._common)
         while len(self._known) > self._held:
             oldest = min(self._known)
             del self._known[oldest], self._revisions[oldest]
-        kept = self._starts[max(0, min(sorted(self._known)[-self._order :][0], step - self._memory_steps))]
-        self._entries = {e: entry for e, entry in self._entries.items() if e >= kept}
-        residual: list[tuple[float, torch.Tensor]] = []
-        for stage, value in enumerate(found):
-            if not same:
-                entry = self._entries[first + stage]
-                entry.estimate = value
-                if stage < len(found) - 1:
-                    residual.append((float(self._map[after, first + stage]), value - entry.applied))
-        return _sum(residual)
+        for over in sorted(self._gaps)[: -self._order]:
+            del self._gaps[over]
 
-    def _inject(self, evaluation: int, estimate: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
-        """What to give the sampler, so that the next latent is the one that the estimates lead to.
+    def _repaid(self, evaluation: int) -> torch.Tensor | None:
+        """What to add to the last output of a step, so that the next latent is the one that the estimates lead to.
 
-        After that nothing is left to correct. With a multistep sampler, what was injected earlier acts on later steps,
-        too, by coefficients that differ from one step to the next; that is corrected as well.
+        After that nothing is owed. With a multistep sampler, what was given earlier acts on later steps, too; what
+        remains of it is paid there.
         """
-        if not self._ends(evaluation):
-            return estimate
-        first, after = evaluation - self._place(evaluation)[1], evaluation + 1
-        terms = [(1.0, residual)] if residual is not None else []
-        for j, entry in self._entries.items():
-            change = float(self._map[after, j] - self._map[first, j])
-            if j < first and entry.applied is not entry.estimate and abs(change) > 1e-9:
-                terms.append((change, entry.estimate - entry.applied))
-        total, share = _sum(terms), float(self._map[after, evaluation])
-        return estimate if total is None or abs(share) < 1e-6 else estimate + total / share
+        self._owed.to(evaluation + 1)
+        owed, share = self._owed.latent(), float(self._map[evaluation + 1, evaluation])
+        if owed is None or abs(share) < 1e-6:
+            return None
+        paid = owed.div_(share)
+        column = self._realization.column(evaluation, evaluation + 1)
+        if len(column) == 1:
+            self._owed.clear()
+        else:
+            self._owed.add(-column, paid)
+        return paid
 
 
-def _memory_steps(map: Array, starts: Sequence[int]) -> int:
-    """Steps for which an output goes on to move latents after its own step: 0 for samplers without a memory."""
-    moves = np.abs(np.diff(map[[*starts, len(map) - 1]], axis=0)) > 1e-6 * np.abs(map).max()
-    steps, outputs = np.nonzero(moves)
-    own = np.searchsorted(starts, outputs, side="right") - 1
-    return int(min(MEMORY, (steps - own).max(initial=0)))
+def _opened(
+    gaps: Sequence[torch.Tensor | None], mask: torch.Tensor | None
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """How much of the errors of gaps reached the latent, and where the latent is to be corrected for them.
+
+    What a mask hid from the sampler is not corrected: where the mask opened during a gap, nothing is, and where it is
+    the same all the time, everything.
+
+    Args:
+        gaps: the least of the masks during each gap.
+        mask: of the computed step that ends them.
+    """
+    masks = [m for m in (*gaps, mask) if m is not None]
+    if not masks:
+        return None, None
+    least, now = masks[0], masks[-1]
+    for other in masks[1:]:
+        least = torch.minimum(least, other)
+    return least * now, torch.where(now > 1e-3, least / now.clamp_min(1e-3), 0.0)
+
+
+def _total_change(own: torch.Tensor | None, paid: torch.Tensor | None) -> torch.Tensor | None:
+    """The sum of two changes, either of which may be nothing."""
+    return paid if own is None else own if paid is None else own + paid
 
 
 def _sum(terms: Iterable[tuple[float, torch.Tensor]]) -> torch.Tensor | None:
@@ -381,12 +403,6 @@ def _solved(
                 rows[r] = [a - share * b for a, b in zip(rows[r], rows[pivot], strict=True)]
                 found[r] = found[r] - share * found[pivot]
     return [torch.where(fine, x / rows[r][r], o) for r, (x, o) in enumerate(zip(found, otherwise, strict=True))]
-
-
-def _total(terms: Iterable[tuple[float, torch.Tensor]]) -> torch.Tensor:
-    total = _sum(terms)
-    assert total is not None  # weights that sum to 1 are not all zero
-    return total
 
 
 def _norms(value: torch.Tensor, parts: tuple[int, ...] = ()) -> torch.Tensor:

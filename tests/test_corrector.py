@@ -335,6 +335,22 @@ def uninterrupted():
     comfy.model_management.interrupt_current_processing(False)
 
 
+def held(corrector):
+    """All tensors of a latent's size that a corrector keeps."""
+    found, todo = {}, list(vars(corrector).values())
+    while todo:
+        value = todo.pop()
+        if isinstance(value, torch.Tensor) and value.ndim > 1:
+            found[value.data_ptr()] = value
+        elif isinstance(value, dict):
+            todo += value.values()
+        elif isinstance(value, list | tuple):
+            todo += value
+        elif type(value).__module__.startswith("spectrum_accelerate"):
+            todo += vars(value).values()
+    return list(found.values())
+
+
 @pytest.fixture
 def told(monkeypatch):
     """Weak references to all that a correction was given, gave, and held in any run."""
@@ -343,8 +359,7 @@ def told(monkeypatch):
 
         def spy(self, *args, original=original):
             change = original(self, *args)
-            seen = [*args, change, *(v for entry in self._entries.values() for v in vars(entry).values())]
-            refs.extend(weakref.ref(v) for v in seen if isinstance(v, torch.Tensor))
+            refs.extend(weakref.ref(v) for v in [*args, change, *held(self)] if isinstance(v, torch.Tensor))
             return change
 
         monkeypatch.setattr(Corrector, name, spy)
