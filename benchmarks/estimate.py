@@ -1,7 +1,7 @@
 """Is the estimated error true? Estimate and truth of each picture, over models, samplers, guidance and largeness.
 
 python dev.py bench estimate            # docs/estimate.md, on reporting seeds
-python dev.py bench estimate --tuning   # on tuning seeds, which REMAINING was chosen on
+python dev.py bench estimate --tuning   # on tuning seeds; no file
 """
 
 import argparse
@@ -34,8 +34,8 @@ twice the estimate.
 
 {table}
 
-The estimate foresees no picture that turns into another one. The Flux, which has memorised its 64 pictures, does that:
-its errors are either far below the estimate or far above it. With samplers that add noise, a picture may turn by the
+The estimate is how far the latent was off in its worst gap, before that was corrected. It foresees no picture that turns
+into another one. The Flux, which has memorised its 64 pictures, does that: its errors are far below or far above. With samplers that add noise, a picture may turn by the
 noise alone; there the node says that the error is not known, as it does without correction.
 """
 

@@ -4,6 +4,7 @@ other pictures of the batch."""
 import pytest
 import torch
 from beside import some
+from late import Late, late_by, patched
 from sampling import distance, runs
 from spectrum_accelerate.nodes.runtime import accelerate
 from spectrum_accelerate.nodes.settings import Settings
@@ -38,45 +39,6 @@ def draw(model, steps, cfg, sampler, pictures=(0, 1, 2), callback=None, seed=3):
         )  # fmt: skip
 
 
-class Late(readback.Readback):
-    """A number that leaves the device only when somebody waits for it: a device that is as late as can be."""
-
-    def __init__(self, value):
-        self._value, self._event, self.waits = value.detach(), None, 0
-
-
-class After(readback.Readback):
-    """A number that is on the host once so many further ones have been asked for; `wait` works before that, too."""
-
-    def __init__(self, value, delay):
-        self._event, self._device_value, self._delay = None, value.detach(), delay
-        self._value = None if delay else value.detach().clone()
-        Queue.waiting.append(self)
-
-    def arrive(self):
-        self._delay -= 1
-        if self._delay == 0:
-            self._value = self._device_value.clone()
-
-    def wait(self):
-        return (self._device_value if self._value is None else self._value).cpu()
-
-
-class Queue:
-    """The numbers that are on their way."""
-
-    waiting: list = []  # noqa: RUF012 (one device)
-
-
-def patched(monkeypatch, make):
-    """Have every module of the pack make its numbers so."""
-    import sys
-
-    for name, module in list(sys.modules.items()):
-        if name.startswith("spectrum_accelerate.") and getattr(module, "Readback", None) is not None:
-            monkeypatch.setattr(module, "Readback", make)
-
-
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_late_number_changes_nothing(name, monkeypatch):
     """Numbers that arrive at once, after 1, 2, 3 others, or only when they are needed."""
@@ -86,14 +48,7 @@ def test_a_late_number_changes_nothing(name, monkeypatch):
     seen = [(runs(fast)[-1].kinds, runs(fast)[-1].error)]
     assert "f" in seen[0][0]
     for delay in (1, 2, 3):
-        Queue.waiting.clear()
-
-        def make(value, delay=delay):
-            for number in Queue.waiting:
-                number.arrive()
-            return After(value, delay)
-
-        patched(monkeypatch, make)
+        late_by(monkeypatch, delay)
         assert torch.equal(draw(fast, steps, cfg, sampler), at_once)
         seen.append((runs(fast)[-1].kinds, runs(fast)[-1].error))
     patched(monkeypatch, Late)

@@ -11,7 +11,10 @@ import comfy.samplers
 import pytest
 import torch
 from comfy_extras import nodes_custom_sampler as custom
+from late import late_by
 from sampling import accelerated, distance, fingerprint, kinds, runs
+from spectrum_accelerate.nodes.runtime.features import FeatureForecaster
+from spectrum_accelerate.nodes.settings import ADAPTIVE
 from spectrum_accelerate.spectrum_core.history import History
 from spectrum_accelerate.spectrum_core.messages import Reason
 from zoo import MODELS
@@ -141,6 +144,71 @@ def test_a_failure_on_one_device_ends_the_run(model, two_devices, split):
     gc.collect()
     assert not [h for h in gc.get_objects() if isinstance(h, History) and h.nbytes]
     assert torch.equal(FLUX.sample(model, steps=STEPS, cfg=3.0), plain)
+
+
+@pytest.mark.parametrize("sampler", ["euler", "heun"])
+def test_late_numbers_on_two_devices(model, two_devices, split, sampler, monkeypatch):
+    """The default schedule waits for numbers of both threads: whichever answers first, the result is one device's."""
+    settings = {"schedule": ADAPTIVE, "skip_interval": 3.0}
+    alone = accelerated(model, **settings)
+    expected = FLUX.sample(alone, steps=20, cfg=3.0, sampler=sampler)
+    fast = on_two_devices(accelerated(model, **settings))
+    for delay in (None, 1, 3):
+        if delay is not None:
+            late_by(monkeypatch, delay)
+        for _ in range(2):
+            assert torch.equal(FLUX.sample(fast, steps=20, cfg=3.0, sampler=sampler), expected)
+    assert {(trace.kinds, trace.error) for trace in (*runs(fast), *runs(alone))} == {
+        (runs(alone)[0].kinds, runs(alone)[0].error)
+    }
+    assert "f" in runs(alone)[0].kinds
+
+
+def test_out_of_memory_on_one_device_while_the_other_keeps_its_features(model, two_devices, split, monkeypatch):
+    """The features of both are let go under the other's hands; the rest is computed, as on one device."""
+
+    def broken(patcher):
+        """Out of memory in the fifth computed call, once."""
+        calls = iter(range(10**6))
+
+        def fail(module, args):
+            if next(calls) == 4:
+                raise torch.OutOfMemoryError("out of memory")
+
+        return patcher.model.diffusion_model.double_blocks[0].register_forward_pre_hook(fail)
+
+    alone = accelerated(model, **SETTINGS)
+    handle = broken(model)
+    FLUX.sample(alone, steps=STEPS, cfg=1.0)
+    handle.remove()
+    assert runs(alone)[0].notes and runs(alone)[0].kinds.endswith("ccccc")
+
+    fast = accelerated(on_two_devices(model), **SETTINGS)
+    released, push, release = threading.Event(), History.push, FeatureForecaster.release
+    first = threading.get_ident()
+    failing: list[int] = []
+
+    def wait(self, *args):
+        if failing and failing[0] != threading.get_ident() != first:
+            assert released.wait(timeout=30)
+        return push(self, *args)
+
+    def say_so(self):
+        if threading.get_ident() != first:
+            failing.append(threading.get_ident())
+        release(self)
+        released.set()
+
+    monkeypatch.setattr(History, "push", wait)
+    monkeypatch.setattr(FeatureForecaster, "release", say_so)
+    handle = broken(fast)
+    result = FLUX.sample(fast, steps=STEPS, cfg=3.0)
+    handle.remove()
+    (trace,) = runs(fast)
+    assert trace.outcome == "done" and released.is_set() and failing
+    assert trace.kinds == runs(alone)[0].kinds and trace.notes == runs(alone)[0].notes
+    plain = FLUX.sample(model, steps=STEPS, cfg=3.0)
+    assert distance(result, plain) < distance(FLUX.sample(model, steps=trace.computed, cfg=3.0), plain)
 
 
 def test_a_conditioning_that_changes_its_device(model, two_devices, split):

@@ -67,8 +67,11 @@ class Measurements:
                 policy.drifted(self._estimate.worst() or 0.0)
             if self._discontinued(record, finite):
                 stop = stop or say(Text.DISCONTINUED)
+            moved: dict[int, float] = {}  # of the conditioning that changed most; devices answer in any order
             for before, change in changes:
-                policy.moved(step, before, float(change.wait().max()))
+                moved[before] = max(moved.get(before, 0.0), float(change.wait().max()))
+            for before, change in sorted(moved.items()):
+                policy.moved(step, before, change)
         return stop
 
     def finish(self) -> None:
