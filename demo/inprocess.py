@@ -86,6 +86,23 @@ LUMINA = {
     "z_image_modulation": True,
     "time_scale": 1000.0,
 }
+WAN = {
+    "image_model": "wan2.1",
+    "model_type": "t2v",
+    "in_dim": 16,
+    "out_dim": 16,
+    "dim": 128,
+    "ffn_dim": 384,
+    "num_heads": 2,
+    "num_layers": 8,
+    "patch_size": (1, 2, 2),
+    "freq_dim": 128,
+    "text_dim": 64,
+    "window_size": (-1, -1),
+    "qk_norm": True,
+    "cross_attn_norm": True,
+    "eps": 1e-6,
+}
 """What ComfyUI's detection would have to find: it knows these families by the widths of the large models."""
 
 
@@ -119,6 +136,20 @@ def lumina_config() -> Any:
     return comfy.supported_models.ZImage(LUMINA)
 
 
+def wan_config() -> Any:
+    """ComfyUI's configuration of Wan 2.1, but each frame is a latent of the embedded VAE."""
+    import comfy.latent_formats
+    import comfy.supported_models
+
+    class Frames(comfy.latent_formats.Flux):
+        latent_dimensions = 3
+
+    class TinyWan(comfy.supported_models.WAN21_T2V):
+        latent_format = Frames
+
+    return TinyWan(WAN)
+
+
 def unet_model(weights: "dict[str, torch.Tensor] | None" = None) -> Any:
     """The trained tiny UNet (or such a one with other weights) as a MODEL: noise prediction, the times of SD 1.5."""
     return _load(unet_config(), weights or _weights("tiny_unet"))
@@ -134,6 +165,13 @@ def lumina_model(shift: float = 3.0, weights: "dict[str, torch.Tensor] | None" =
     from comfy_extras.nodes_model_advanced import ModelSamplingAuraFlow
 
     return ModelSamplingAuraFlow().patch_aura(_load(lumina_config(), weights or _weights("tiny_lumina")), shift)[0]
+
+
+def wan_model(shift: float = 5.0, weights: "dict[str, torch.Tensor] | None" = None) -> Any:
+    """The trained tiny Wan (or such a one with other weights) as a MODEL, with flow matching of the given shift."""
+    from comfy_extras.nodes_model_advanced import ModelSamplingSD3
+
+    return ModelSamplingSD3().patch(_load(wan_config(), weights or _weights("tiny_wan")), shift)[0]
 
 
 def _load(config: Any, weights: "dict[str, torch.Tensor]") -> Any:

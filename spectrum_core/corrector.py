@@ -8,14 +8,11 @@ Once the next evaluation is computed, the gap before it can be interpolated: a p
 both sides is several times nearer to the truth than one that ends before the gap. From then on the interpolated value
 is the estimate of d_j; the residual, estimate minus what the sampler was given, is injected through the current output,
 so that the next latent is the one that the sampler would have reached with the estimates. This needs no further
-evaluation. A gap is corrected twice: when it ends, and when the next one ends.
+evaluation. docs/corrector.md says what each part is worth.
 
 The computed output itself was taken at a latent that was off by some delta, and responds to that. Without delta it
 would have been d - (1 - kappa) / sigma * delta, where kappa is the gain of the denoiser, the change of its result with
-its input, see `denoiser_gain`. Networks differ in it. Where too little is subtracted, estimates overshoot, and the
-innovations (what a computed output adds to its forecast) alternate in direction; as in adaptive filters (Mehra, "On the
-identification of variances and adaptive Kalman filtering", IEEE Transactions on Automatic Control 15, 1970), the
-response then grows.
+its input, see `denoiser_gain`. Forecasts go on from outputs as they would have been, too.
 
 Samplers that add noise are linear maps, too, but their derivative has all of the noise. There, d is the denoised latent
 itself, which fresh noise changes little, and gaps are interpolated by straight lines.
@@ -50,14 +47,12 @@ DATA_STD = 0.1
 """Standard deviation of the data in `denoiser_gain`. Latents have about 1, but errors mostly take directions in which
 data hardly vary. Chosen on tuning prompts of the trained models, as `CFG_COEFFICIENT` was."""
 
+ROOM = 6
+"""Outputs of computed steps that are kept at most: of as many steps as fit, with all of their stages."""
+
 MIN_PIVOT = 0.2
 """Smallest pivot, in absolute terms, of the system for the outputs without their latents' errors; below, they are
 taken as they are."""
-
-ADAPT_RATE, EXPECTED_COSINE, MAX_RESPONSE = 0.5, -0.2, 4.0
-"""How the response grows while innovations alternate: by the factor exp(ADAPT_RATE (EXPECTED_COSINE - cosine)) with
-every computed step, cosine being that of its innovation with the one before; between 1 and MAX_RESPONSE in all. Where
-the response is right, the cosine is a little below 0. Chosen on tuning prompts of the trained models."""
 
 CFG_COEFFICIENT = 0.375
 """How much the square of the guidance beyond 1 takes from the gain where there is but noise: the conditioned result
@@ -81,7 +76,7 @@ def denoiser_gain(sigma: float, scale: float, guidance: float = 1.0) -> float:
 
 
 class _Gap:
-    """The forecasts between two computed steps: what they carry, by the estimates of them as they are now.
+    """The forecasts since the latest computed step: what they carry into the latents to come.
 
     Stages that some steps lack are apart, since the first or the last step cannot be interpolated for them.
     """
@@ -108,8 +103,8 @@ class _Gap:
 class Corrector:
     """What a sampler was given in one run, and what is known better by now.
 
-    It holds few latents, whatever the length of gaps and of the run: the outputs of the latest computed steps, what
-    each of the latest gaps carries into the latents to come, and what the sampler is still owed.
+    It holds few latents, whatever the length of gaps and of the run: the outputs of the latest computed steps, what the
+    gap carries into the latents to come, and what the sampler is still owed.
 
     Args:
         map: coefficient of each output in the latent that each evaluation begins with, and, last, in the final latent:
@@ -119,7 +114,6 @@ class Corrector:
         response: evaluation -> change of an output with its latent, (1 - kappa) / sigma, as it is now.
         weights: of the run's forecasts; positions are steps.
         between: of the interpolation between computed steps, see `polynomial`.
-        held: how many computed steps a forecast uses at most.
         order: of the polynomials that gaps are interpolated by.
         parts: sizes of the parts of a latent that are joined in one (video and audio); drifts are of each part.
     """
@@ -131,33 +125,34 @@ class Corrector:
         response: Callable[[int], float],
         weights: Weights,
         between: Weights,
-        held: int = ORDER + 1,
         order: int = ORDER,
         parts: Sequence[int] = (),
     ) -> None:
         self._parts = tuple(parts)
         self._map, self._starts, self._response = map, tuple(starts), response
-        self._weights, self._held = weights, max(held, order + 1)
-        self._order, self._between = order, between
+        self._weights, self._between = weights, between
+        stages = [b - a for a, b in pairwise((*self._starts, map.shape[1]))]
+        fit = max(1, ROOM // max(stages))
+        self._order, self._held = min(order, fit), min(order + 1, fit)
+        if fit == 1:  # there is no room for what outputs would have been beside what they were
+            self._response = lambda _: 0.0
         self._realization = Realization(map)
-        self._common = min(b - a for a, b in pairwise((*self._starts, map.shape[1])))  # stages that every step has
+        self._common = min(stages)
+        self._gap = _Gap(self._realization, self._common)
         self._known: dict[int, list[torch.Tensor]] = {}  # computed step -> what its outputs would have been, by stage
         self._revisions: dict[int, list[torch.Tensor | None]] = {}  # ... and by how much that differs from what it was
-        self._gaps: dict[int, _Gap] = {}  # computed step -> the gap after it
         self._owed = Carried(self._realization)  # what the estimates carry, less what the sampler was given
         self._outputs: list[torch.Tensor] = []  # of the step in progress, as the sampler was given them
-        self._response_scale: torch.Tensor | None = None  # by picture: factor of the response that alternation led to
-        self._innovation: torch.Tensor | None = None  # what the latest corrected step differed by from its forecast
         self._drift: torch.Tensor | None = None
 
     def restart(self) -> None:
         """Forget everything: what comes next is another path."""
         self._known.clear()
         self._revisions.clear()
-        self._gaps.clear()
+        self._gap = _Gap(self._realization, self._common)
         self._owed.clear()
         self._outputs = []
-        self._response_scale = self._innovation = self._drift = None
+        self._drift = None
 
     def drift(self) -> torch.Tensor | None:
         """By how much the latent was off when the latest evaluation was computed, relative to itself; None if nothing
@@ -174,15 +169,14 @@ class Corrector:
             mask: share of the output that reaches the sampler, from 0 to 1, like `output`; None for all of it.
         """
         step, stage = self._place(evaluation)
-        known = [k for k in self._known if len(self._known[k]) > stage]
+        known = [k for k in self._revisions if len(self._revisions[k]) > stage]
         if not known:
             return None
         weights = self._weights(known, step)
         revisions = [self._revisions[k][stage] for k in known]
         revision = _sum((float(w), r.nan_to_num()) for w, r in zip(weights, revisions, strict=True) if r is not None)
         estimate = output if revision is None else output + revision
-        gap = self._gaps[max(self._known)]
-        gap.add(evaluation, stage, self._realization.column(evaluation, evaluation + 1), estimate, mask)
+        self._gap.add(evaluation, stage, self._realization.column(evaluation, evaluation + 1), estimate, mask)
         return _total_change(revision, self._repaid(evaluation) if self._ends(evaluation) else None)
 
     def computed(
@@ -227,107 +221,97 @@ class Corrector:
     def _corrected(
         self, step: int, outputs: list[torch.Tensor], latent: torch.Tensor, mask: torch.Tensor | None
     ) -> list[torch.Tensor]:
-        """Interpolate the gaps before a computed step. Returns what its outputs would have been without them.
-
-        The gaps that computed points now lie on both sides of, and did not for so long: all that was forecast since the
-        last but one computed step.
-        """
+        """Interpolate the gap before a computed step. Returns what its outputs would have been without it."""
         first, count = self._starts[step], len(outputs)
-        before = sorted(self._known)[-self._order :]
+        before = sorted(self._known)
         points = [*before, step]
-        stages = min((len(self._known[k]) for k in before), default=0)
-        whole = min(count, stages) > self._common  # the first and the last step may lack stages
+        fewest = min((len(self._known[k]) for k in before), default=0)
         live = [
-            (part, members)
-            for gap in (self._gaps[k] for k in before)
-            for which, (part, members) in enumerate(zip(gap.parts, gap.evaluations, strict=True))
-            if members and (whole or not which) and stages
+            (part, some)
+            for part, some in zip(self._gap.parts, self._gap.evaluations, strict=True)
+            if some and min(count, fewest) > max(self._place(j)[1] for j in some)
         ]
-        members = [j for _, some in live for j in some]
-        if not members:
+        if not live:
             return outputs
         for part, _ in live:
             part.to(first)
-        stage_of = {j: self._place(j)[1] for j in members}
-        weights = {j: self._between(points, self._place(j)[0]) for j in members}
-        # Latents were off by delta_e = sum_j M_ej (estimate_j before - now), which holds the outputs to be found.
-        response = [self._response(first + row) for row in range(count)]
-        off: list[torch.Tensor] = []
-        coupling = np.zeros((count, count))
-        for row in range(count):
-            e = first + row
-            terms = [(1.0, value) for part, _ in live if (value := part.latent(row)) is not None]
-            for stage in range(row):  # the sampler got the step's own earlier stages as they were
-                coupling[row, stage] -= response[row] * self._map[e, first + stage]
-                terms.append((float(self._map[e, first + stage]), outputs[stage]))
-            for j in members:
-                coupling[row, stage_of[j]] -= response[row] * self._map[e, j] * weights[j][-1]
-            for index, k in enumerate(before):
-                for stage, value in enumerate(self._known[k]):
-                    share = sum(self._map[e, j] * weights[j][index] for j in members if stage_of[j] == stage)
-                    terms.append((-float(share), value))
-            total = _sum(terms)
-            off.append(torch.zeros_like(outputs[0]) if total is None else total)
-        scale = torch.ones(len(latent), device=latent.device) if self._response_scale is None else self._response_scale
-        scale = scale.to(latent.dtype).reshape(-1, *[1] * (latent.ndim - 1))
-        opened, kept = _opened([self._gaps[k].least for k in before], mask)
-        if opened is not None:
-            scale = scale * opened
-        plain = [o - response[row] * scale * d for row, (o, d) in enumerate(zip(outputs, off, strict=True))]
-        found = _solved(coupling, scale, plain, outputs)
-        prior = self._prior(step)
-        finite = _finite(*found, *outputs)
-        if prior is not None:
-            self._adapt_response(found[0] - prior)
-        found = [torch.where(finite, new, old) for new, old in zip(found, outputs, strict=True)]
-        values = [*(self._known[k] for k in before), found]
+        weights = {j: self._between(points, self._place(j)[0]) for _, some in live for j in some}
+        opened, kept = _opened(self._gap.least, mask)
+        off = self._off(first, outputs, [part for part, _ in live], weights)
+        found, finite = self._undisturbed(first, outputs, off, weights, opened)
         drift = off[0]
-        for j in members:
-            drift = drift - float(self._map[first, j] * weights[j][-1]) * found[stage_of[j]]
+        for j, weight in weights.items():
+            drift = drift - float(self._map[first, j] * weight[-1]) * found[self._place(j)[1]]
         if opened is not None:
             drift = drift * opened
         self._drift = _norms(drift, self._parts) / _norms(latent, self._parts).clamp_min(1e-12)
         self._owed.to(first)
+        values = [*(self._known[k] for k in before), found]
         for part, some in live:
-            # Each output of the gap becomes the same mixture of computed ones, so that their shares add up.
-            columns = {j: self._realization.column(j, first) for j in some}
-            shares = {
-                (index, stage): np.sum([columns[j] * weights[j][index] for j in some if stage_of[j] == stage], axis=0)
-                for index in range(len(points))
-                for stage in {stage_of[j] for j in some}
-            }
+            # Each output of the gap becomes a mixture of computed ones; their shares in the latents to come add up.
+            shares: dict[tuple[int, int], Array] = {}
+            for j in some:
+                column, stage = self._realization.column(j, first), self._place(j)[1]
+                for index, weight in enumerate(weights[j]):
+                    shares[index, stage] = shares.get((index, stage), 0.0) + weight * column
             change = part.replaced([(share, values[index][stage]) for (index, stage), share in shares.items()])
             change = [torch.where(finite, c, torch.zeros_like(c)) * (1.0 if kept is None else kept) for c in change]
-            part.change(change)
             self._owed.change(change)
         return found
 
-    def _prior(self, step: int) -> torch.Tensor | None:
-        """What the earlier outputs foretell of a step's first evaluation."""
-        known = sorted(self._known)
-        weights = self._weights(known, step)
-        return _sum((float(w), self._known[k][0]) for k, w in zip(known, weights, strict=True) if w)
+    def _off(
+        self, first: int, outputs: list[torch.Tensor], parts: list[Carried], weights: dict[int, Array]
+    ) -> list[torch.Tensor]:
+        """By how much the latents of a step were off, for each stage, but for what its own outputs would change:
+        delta_e = sum_j M_ej (estimate_j before - now)."""
+        off = []
+        for row in range(len(outputs)):
+            e = first + row
+            terms = [(1.0, value) for part in parts if (value := part.latent(row)) is not None]
+            # The sampler got the step's own earlier stages as they were.
+            terms += [(float(self._map[e, first + stage]), outputs[stage]) for stage in range(row)]
+            for index, k in enumerate(sorted(self._known)):
+                for stage, value in enumerate(self._known[k]):
+                    share = sum(self._map[e, j] * w[index] for j, w in weights.items() if self._place(j)[1] == stage)
+                    terms.append((-float(share), value))
+            total = _sum(terms)
+            off.append(torch.zeros_like(outputs[0]) if total is None else total)
+        return off
 
-    def _adapt_response(self, innovation: torch.Tensor) -> None:
-        """Let the response of each picture grow while its innovations alternate, and shrink again."""
-        before, now = self._innovation, innovation.flatten(1)
-        self._innovation = now
-        if before is None:
-            return
-        cosine = torch.nn.functional.cosine_similarity(before.float(), now.float(), dim=1).nan_to_num(EXPECTED_COSINE)
-        scale = torch.ones_like(cosine) if self._response_scale is None else self._response_scale
-        self._response_scale = (scale * torch.exp(ADAPT_RATE * (EXPECTED_COSINE - cosine))).clamp(1.0, MAX_RESPONSE)
+    def _undisturbed(
+        self,
+        first: int,
+        outputs: list[torch.Tensor],
+        off: list[torch.Tensor],
+        weights: dict[int, Array],
+        opened: torch.Tensor | None,
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """The outputs of a step as they would have been at latents that are not off; and which pictures are finite."""
+        count = len(outputs)
+        response = [self._response(first + row) for row in range(count)]
+        if not any(response):
+            return outputs, _finite(*outputs)
+        coupling = np.zeros((count, count))
+        for row in range(count):
+            e = first + row
+            for stage in range(row):
+                coupling[row, stage] -= response[row] * self._map[e, first + stage]
+            for j, weight in weights.items():
+                coupling[row, self._place(j)[1]] -= response[row] * self._map[e, j] * weight[-1]
+        scale = torch.ones_like(off[0][:, :1]) if opened is None else opened
+        plain = [o - r * scale * d for o, r, d in zip(outputs, response, off, strict=True)]
+        found = _solved(coupling, scale, plain, outputs)
+        finite = _finite(*found, *outputs)
+        return [torch.where(finite, new, old) for new, old in zip(found, outputs, strict=True)], finite
 
     def _store(self, step: int, outputs: list[torch.Tensor], found: list[torch.Tensor]) -> None:
         """Keep a computed step; a gap may follow it."""
         self._known[step] = found
         self._revisions[step] = [None if new is old else new - old for new, old in zip(found, outputs, strict=True)]
-        self._gaps[step] = _Gap(self._realization, self._common)
-        while len(self._known) > self._held:
-            oldest = min(self._known)
-            del self._known[oldest], self._revisions[oldest]
-        for over in sorted(self._gaps)[: -self._order]:
-            del self._gaps[over]
+        self._gap = _Gap(self._realization, self._common)
+        for kept, most in ((self._known, self._order), (self._revisions, self._held)):
+            while len(kept) > most:
+                del kept[min(kept)]
 
     def _repaid(self, evaluation: int) -> torch.Tensor | None:
         """What to add to the last output of a step, so that the next latent is the one that the estimates lead to.
@@ -348,25 +332,21 @@ class Corrector:
         return paid
 
 
-def _opened(
-    gaps: Sequence[torch.Tensor | None], mask: torch.Tensor | None
-) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """How much of the errors of gaps reached the latent, and where the latent is to be corrected for them.
+def _opened(gap: torch.Tensor | None, mask: torch.Tensor | None) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """How much of the errors of a gap reached the latent, and where the latent is to be corrected for them.
 
-    What a mask hid from the sampler is not corrected: where the mask opened during a gap, nothing is, and where it is
+    What a mask hid from the sampler is not corrected: where the mask opened during the gap, nothing is, and where it is
     the same all the time, everything.
 
     Args:
-        gaps: the least of the masks during each gap.
-        mask: of the computed step that ends them.
+        gap: the least of the masks during the gap.
+        mask: of the computed step that ends it.
     """
-    masks = [m for m in (*gaps, mask) if m is not None]
-    if not masks:
-        return None, None
-    least, now = masks[0], masks[-1]
-    for other in masks[1:]:
-        least = torch.minimum(least, other)
-    return least * now, torch.where(now > 1e-3, least / now.clamp_min(1e-3), 0.0)
+    if gap is None or mask is None:
+        either = mask if gap is None else gap
+        return (None, None) if either is None else (either * either, (either > 1e-3).to(either.dtype))
+    least = torch.minimum(gap, mask)
+    return least * mask, torch.where(mask > 1e-3, least / mask.clamp_min(1e-3), 0.0)
 
 
 def _total_change(own: torch.Tensor | None, paid: torch.Tensor | None) -> torch.Tensor | None:

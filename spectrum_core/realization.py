@@ -65,7 +65,7 @@ class Carried:
     """
 
     def __init__(self, realization: Realization) -> None:
-        self._realization = realization
+        self.realization = realization
         self._at = 0
         self._state: list[torch.Tensor] = []  # empty for zero
 
@@ -75,7 +75,7 @@ class Carried:
     def to(self, e: int) -> None:
         """Go on to the state before evaluation e."""
         if self._state and e > self._at:
-            self._state = mixed(self._realization.between(self._at, e), self._state)
+            self._state = mixed(self.realization.between(self._at, e), self._state)
         self._at = max(self._at, e)
 
     def add(self, column: Array, value: torch.Tensor) -> None:
@@ -98,7 +98,7 @@ class Carried:
         """What it adds to the latent of a later evaluation, or of this one for 0; None for nothing."""
         if not self._state:
             return None
-        return mixed(self._realization.rows(self._at)[row : row + 1], self._state)[0]
+        return mixed(self.realization.rows(self._at)[row : row + 1], self._state)[0]
 
     def replaced(self, columns: list[tuple[Array, torch.Tensor]]) -> list[torch.Tensor]:
         """By how much the state changes if outputs that enter by these columns take the place of its own."""

@@ -11,7 +11,7 @@ from demo import inprocess
 
 inprocess.boot()
 
-from .data import Composites  # noqa: E402  (only after boot)
+from .data import Clips, Composites  # noqa: E402  (only after boot)
 from .kinds import KINDS  # noqa: E402
 from .loop import Training  # noqa: E402
 
@@ -27,16 +27,17 @@ def main() -> None:
     parser.add_argument("--start", type=Path, help="begin with the weights of this file")
     parser.add_argument("--rate", type=float, help="learning rate, instead of the kind's")
     parser.add_argument("--quantise", action="store_true", help="train the weights as they are stored, in 4 bits")
+    parser.add_argument("--float32", action="store_true", help="for processors that are slow in bfloat16")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in .dev/train/NAME")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
     torch.set_num_threads(arguments.threads)
     folder = inprocess.ROOT / ".dev" / "train" / arguments.name
-    data = Composites(tuple(arguments.sizes), arguments.grid)
     kind = KINDS[arguments.name]
+    data = (Clips if kind.clips else Composites)(tuple(arguments.sizes), arguments.grid)
     if arguments.rate:
         kind = replace(kind, rate=arguments.rate)
-    training = Training(kind, folder, arguments.minutes, data, arguments.quantise)
+    training = Training(kind, folder, arguments.minutes, data, arguments.quantise, not arguments.float32)
     if arguments.start:
         training.start_from(arguments.start)
     if arguments.resume:

@@ -31,6 +31,9 @@ SIDE = 96
 BLOCK = 8
 """Pixels of a picture's side, and of the side of what one latent position stands for."""
 
+FRAMES, CLIP_SIDE, CLIP_SIZES = 9, 48, (24, 33)
+"""Of clips: frames, pixels of a side, and sizes of the emoji from the smallest to before the largest."""
+
 log = logging.getLogger(__name__)
 
 
@@ -102,6 +105,31 @@ class Composites:
         return {"emoji": latents.mean((1, 2)), "bg": latents.mean((0, 2))}
 
 
+class Clips(Composites):
+    """Endless clips: an emoji that moves from one random place to another, at constant speed."""
+
+    def latents(self, emoji: np.ndarray, backgrounds: np.ndarray, random: np.random.Generator) -> torch.Tensor:
+        """Latents [size, 16, FRAMES, 6, 6]."""
+        pairs = zip(emoji, backgrounds, strict=True)
+        pixels = np.stack([self.clip(int(e), int(b), random) for e, b in pairs])
+        return (
+            self._encode(torch.from_numpy(pixels).flatten(0, 1)).unflatten(0, (-1, FRAMES)).movedim(1, 2).contiguous()
+        )
+
+    def clip(self, emoji: int, background: int, random: np.random.Generator) -> np.ndarray:
+        """Bytes [FRAMES, 48, 48, 3]."""
+        colour = np.clip(self._colours[background] * random.uniform(0.88, 1.04), 0, 255).astype(int)
+        size = int(random.integers(*CLIP_SIZES))
+        shape = self._pictures[emoji].resize((size, size), Image.Resampling.BILINEAR)
+        start, end = random.integers(0, CLIP_SIDE - size + 1, (2, 2))
+        frames = []
+        for part in np.linspace(0, 1, FRAMES):
+            canvas = Image.new("RGB", (CLIP_SIDE, CLIP_SIDE), tuple(colour.tolist()))
+            canvas.paste(shape, tuple(np.rint(start + part * (end - start)).astype(int).tolist()), shape)
+            frames.append(np.asarray(canvas))
+        return np.stack(frames)
+
+
 class BlockEncoder:
     """The embedded VAE's encoder and ComfyUI's scaling of Flux latents, as one matrix.
 
@@ -123,7 +151,7 @@ class BlockEncoder:
         torch.testing.assert_close(self(test), expected, rtol=1e-4, atol=1e-4)
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Bytes [n, 96, 96, 3] -> latents [n, 16, 12, 12]."""
-        count, places = len(pixels), SIDE // BLOCK
+        """Bytes [n, side, side, 3] -> latents [n, 16, side / 8, side / 8]."""
+        count, places = len(pixels), pixels.shape[1] // BLOCK
         blocks = pixels.reshape(count, places, BLOCK, places, BLOCK, 3).permute(0, 1, 3, 5, 2, 4).flatten(3)
         return (blocks / 255 @ self._matrix + self._offset).movedim(-1, 1).contiguous()

@@ -25,6 +25,8 @@ class Kind:
     No names: training goes on from the weights that the model came with."""
     rate: float
     batch: int = 16
+    clips: bool = False
+    """Whether it draws clips rather than pictures."""
 
     def build(self) -> Any:
         """ComfyUI's model, ready to be trained."""
@@ -37,12 +39,22 @@ class Kind:
                     torch.nn.init.zeros_(parameter)
             if isinstance(module, torch.nn.LayerNorm):
                 module.register_forward_pre_hook(_own_input)
+        for name, parameter in model.diffusion_model.named_parameters():
+            if self.silent and name.endswith("modulation"):  # Wan's, a parameter of no layer
+                torch.nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
         return model
 
 
 def _initialise(module: torch.nn.Module) -> None:
     """Random weights. ComfyUI's layers are made to be loaded: their own reset_parameters does nothing."""
-    for base in (torch.nn.Linear, torch.nn.Conv2d, torch.nn.GroupNorm, torch.nn.LayerNorm, torch.nn.RMSNorm):
+    for base in (
+        torch.nn.Linear,
+        torch.nn.Conv2d,
+        torch.nn.Conv3d,
+        torch.nn.GroupNorm,
+        torch.nn.LayerNorm,
+        torch.nn.RMSNorm,
+    ):
         if isinstance(module, base):
             base.reset_parameters(module)
 
@@ -59,6 +71,10 @@ def _from_config(config: Any) -> Any:
 
 def _lumina(weights: dict[str, torch.Tensor]) -> Any:
     return inprocess.lumina_model(weights=weights)
+
+
+def _wan(weights: dict[str, torch.Tensor]) -> Any:
+    return inprocess.wan_model(weights=weights)
 
 
 def _flux(weights: dict[str, torch.Tensor]) -> Any:
@@ -91,6 +107,16 @@ KINDS = {
             lambda pooled: {"num_tokens": 3},
             silent=("adaLN_modulation.0", "adaLN_modulation.1", "final_layer.linear"),
             rate=8e-4,
+        ),
+        Kind(
+            "wan",
+            lambda: _from_config(inprocess.wan_config()),
+            _wan,
+            lambda pooled: {},
+            silent=("head.head", "time_projection.1"),
+            rate=1.5e-3,
+            batch=12,
+            clips=True,
         ),
         Kind(
             "flux",

@@ -15,7 +15,7 @@ from demo import inprocess, weights
 
 from .data import Composites
 from .kinds import Kind
-from .sheet import write_sheet
+from .sheet import write_clips, write_sheet
 
 DROPPED = 0.12  # of the labels, for classifier-free guidance
 WARMUP = 200  # steps
@@ -30,12 +30,15 @@ log = logging.getLogger(__name__)
 class Training:
     """A network on its way: weights, their moving average, the optimiser, steps and seconds so far."""
 
-    def __init__(self, kind: Kind, folder: Path, minutes: float, data: Composites, quantise: bool = False) -> None:
+    def __init__(
+        self, kind: Kind, folder: Path, minutes: float, data: Composites, quantise: bool = False, half: bool = True
+    ) -> None:
         import comfy.model_management
 
         comfy.model_management.in_training = True  # no fused operations without a backward
         torch.manual_seed(0)
-        self.kind, self.folder, self.budget, self.quantise = kind, folder, minutes * MINUTE, quantise
+        self.kind, self.folder, self.budget = kind, folder, minutes * MINUTE
+        self.quantise, self.half = quantise, half
         self.model = kind.build()
         self.network = self.model.diffusion_model.requires_grad_(True)
         self.weights = dict(self.network.named_parameters())
@@ -79,7 +82,7 @@ class Training:
             group["lr"] = self.rate
         random, generator = np.random.default_rng(self.step), torch.Generator().manual_seed(self.step)
         exact = self._quantised() if self.quantise else {}
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.half):
             loss = self._loss(random, generator)
         loss.backward()
         for name, value in exact.items():
@@ -124,7 +127,7 @@ class Training:
         noisy = self.model.model_sampling.noise_scaling(sigma, noise, latents)
         inputs = self.kind.inputs(extra["pooled_output"])
         denoised = self.model.apply_model(noisy, sigma, c_crossattn=context, **inputs)
-        error = ((denoised - latents) / sigma.view(-1, 1, 1, 1)).square().flatten(1).mean(1)
+        error = ((denoised - latents) / sigma.view(-1, *[1] * (latents.ndim - 1))).square().flatten(1).mean(1)
         if self._predicts_velocity:
             error = error * (sigma.square() + 1)  # the error of the velocity itself
         elif self._discrete:
@@ -182,6 +185,9 @@ class Training:
     def draw(self) -> None:
         """Write a sheet of pictures."""
         sheet = self.folder / f"sheet-{self.step:06d}.png"
+        if self.kind.clips:
+            write_clips(self.kind.load(weights.load(self.result)), sheet)
+            return
         known = write_sheet(self.kind.load(weights.load(self.result)), self.means, sheet)
         log.info("saved %s; %.0f %% of its pictures are recognised", sheet.name, 100 * known)
 

@@ -1,5 +1,6 @@
 """The corrector of a run: between ComfyUI's denoised latents and the variable that the core's corrector works in."""
 
+import weakref
 from collections.abc import Hashable, Sequence
 from typing import Any
 
@@ -40,7 +41,7 @@ class LatentCorrector:
         self._scale = 1.0  # of classifier-free guidance
         self._seen: Hashable = None
         self._mask: torch.Tensor | None = None
-        self._uncorrected: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._change: tuple[weakref.ref[torch.Tensor], torch.Tensor] | None = None  # what was given, less the guider's
         levels, steps = found.levels, len(layout.starts)
         data = [float(sampling.noise_scaling(torch.tensor(s), torch.zeros(1), torch.ones(1))) for s in levels]
 
@@ -61,7 +62,6 @@ class LatentCorrector:
             response,
             lambda known, step: axis.weights(signal.forecaster, known, step, steps),
             lambda known, step: axis.weights(between, known, step, steps),
-            signal.forecaster.window,
             order=signal.order,
             parts=parts,
         )
@@ -92,7 +92,7 @@ class LatentCorrector:
             The denoised latent for the sampler; and, where a gap ended, by how much the latent had drifted through it,
             relative to itself: float32 [batch * parts] on the device.
         """
-        self._uncorrected = None
+        self._change = None
         conditionings, scale = guidance
         if conditionings != self._seen or abs(scale - self._scale) > JUMP:
             self._corrector.restart()
@@ -107,21 +107,22 @@ class LatentCorrector:
             drift = self._corrector.drift()
         if change is None:
             return denoised, drift
-        corrected = denoised + self._signal.latent(sigma, change, 0.0).to(denoised.dtype)
+        change = self._signal.latent(sigma, change, 0.0).to(denoised.dtype)
+        corrected = denoised + change
         if evaluation + 1 < self._layout.total:
-            self._uncorrected = corrected, denoised
+            self._change = weakref.ref(corrected), change
         return corrected, drift
 
     def shown(self, denoised: torch.Tensor) -> torch.Tensor:
         """What a preview shows where the sampler would show the latent it was given: the guider's own result."""
-        corrected, plain = self._uncorrected or (None, None)
-        if corrected is None or plain is None:
+        if self._change is None:
             return denoised
-        if self._mask is not None and denoised.shape == corrected.shape:  # the sampler's own was made of ours by it
-            return denoised - self._mask * (corrected - plain)
-        return plain if denoised is corrected else denoised
+        given, change = self._change
+        if self._mask is not None and denoised.shape == change.shape:  # the sampler's own was made of ours by it
+            return denoised - self._mask * change
+        return denoised - change if denoised is given() else denoised
 
     def restart(self) -> None:
         """Forget everything."""
-        self._uncorrected = None
+        self._change = None
         self._corrector.restart()
