@@ -9,7 +9,6 @@ A part that gains less than a tenth in the geometric mean does not stay.
 import argparse
 import itertools
 import logging
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -21,6 +20,7 @@ from tqdm import tqdm
 
 from _enlarged import enlarged  # isort: skip
 from spectrum_accelerate.nodes.runtime import accelerate  # isort: skip
+from spectrum_accelerate.nodes.runtime import corrector as latents  # isort: skip
 from spectrum_accelerate.nodes.settings import Settings  # isort: skip
 from spectrum_accelerate.spectrum_core import corrector  # isort: skip
 
@@ -32,27 +32,16 @@ SETTINGS = ((20, 8, 1.0), (20, 10, 3.0), (30, 15, 7.0))
 SAMPLERS = ("euler", "dpmpp_2m")
 
 
-def _corrector(name: str, value: Any) -> Any:
-    return patch.object(corrector.Corrector, name, value)
-
-
-def _once(self: Any, step: int, outputs: Any, found: Any) -> None:
-    STORE(self, step, outputs, found)
-    self._gaps = {k: self._gaps[step] if k == step else corrector._Gap(self._realization, 1) for k in self._gaps}
-
-
 def _unrevised(self: Any, evaluation: int, output: Any, mask: Any = None) -> Any:
     with patch.object(self, "_revisions", {k: [None] * len(v) for k, v in self._known.items()}):
         return FORECAST(self, evaluation, output, mask)
 
 
-FORECAST, STORE = corrector.Corrector.forecast, corrector.Corrector._store
-WITHOUT: dict[str, list[Any]] = {
-    "the growing response": [_corrector("_adapt_response", lambda self, innovation: None)],
-    "less gain with guidance": [patch.object(corrector, "CFG_COEFFICIENT", 0.0)],
-    "the response to an error": [patch.object(corrector, "denoiser_gain", lambda *_: 1.0)],
-    "the second correction of a gap": [_corrector("_store", _once)],
-    "revised forecasts": [_corrector("forecast", _unrevised)],
+FORECAST = corrector.Corrector.forecast
+WITHOUT: dict[str, Any] = {
+    "less gain with guidance": patch.object(corrector, "CFG_COEFFICIENT", 0.0),
+    "the response to an error, and revised forecasts": patch.object(latents, "denoiser_gain", lambda *_: 1.0),
+    "revised forecasts": patch.object(corrector.Corrector, "forecast", _unrevised),
 }
 
 
@@ -65,10 +54,8 @@ def row(bench: Bench, count: int, sampler: str) -> dict[str, np.ndarray]:
 
     bench.full = bench.sample(bench.model, bench.steps, sampler)
     found = {"": errors(), "all of it": errors(correct=False)}
-    for name, changes in WITHOUT.items():
-        with ExitStack() as stack:
-            for change in changes:
-                stack.enter_context(change)
+    for name, change in WITHOUT.items():
+        with change:
             found[name] = errors()
     return found
 
@@ -81,6 +68,10 @@ k = 1, 3, 7.5 and 15 (see [schedules.md](schedules.md)), euler and dpmpp_2m, 8 o
 CFG 3, 15 of 30 at CFG 7. Above 1: the part helps.
 
 {table}
+
+Two parts went because they gained less than a tenth in the same rows (tuning seeds): a response that grew while outputs
+alternated around their forecasts (the error without it was .79 of that with it), and a second correction of each gap
+when the next one ended (1.00).
 """
 
 

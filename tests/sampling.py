@@ -38,6 +38,11 @@ def distance(a: Any, b: Any) -> float:
     return float((a - b).norm() / b.norm())
 
 
+def nearer(result: Any, plain: Any, fewer: Any) -> bool:
+    """Whether a run with forecasts is nearer to the plain one than a plain run with fewer steps, but not the same."""
+    return 0 < distance(result, plain) < distance(fewer, plain)
+
+
 def kinds(trace: Trace) -> str:
     """c for each computed evaluation, f for each forecast one."""
     return trace.kinds
