@@ -11,8 +11,10 @@ evaluations, the honest control.
 
 import argparse
 import logging
+import multiprocessing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -40,10 +42,14 @@ MODELS: dict[str, Callable[[], Any]] = {
     "flux": inprocess.embedded_model,
     "lumina": inprocess.lumina_model,
     "unet": inprocess.unet_model,
+    "wan": inprocess.wan_model,
 }
 LARGENESS = (1.0, 3.0, 7.5, 15.0)
-SETTINGS = ((20, 8, 1.0), (20, 10, 3.0), (30, 10, 1.0), (30, 10, 3.0), (50, 15, 3.0))
-"""Steps, evaluations computed, guidance scale."""
+SETTINGS = (
+    *((20, 8, 1.0, "euler"), (20, 10, 3.0, "euler"), (30, 10, 1.0, "euler"), (30, 10, 3.0, "euler")),
+    *((30, 15, 5.0, "euler"), (50, 15, 3.0, "euler"), (20, 10, 1.0, "dpmpp_2m"), (30, 12, 3.0, "dpmpp_2m")),
+)
+"""Steps, evaluations computed, guidance scale, sampler."""
 CONTROLS: tuple[tuple[str, dict[str, Any], int], ...] = (
     ("euler", {}, 1),
     ("dpmpp_2m", {}, 1),
@@ -69,6 +75,7 @@ class Bench:
     cfg: float
     pictures: int
     seed: int
+    sampler: str = "euler"
 
     def __post_init__(self) -> None:
         generator = np.random.default_rng(self.seed)
@@ -78,14 +85,12 @@ class Bench:
         self.positive = inprocess.prompts(emoji, backgrounds)
         self.negative = inprocess.prompts([-1] * self.pictures, [-1] * self.pictures)
         noise = torch.Generator().manual_seed(self.seed)
-        self.noise = torch.randn((self.pictures, 16, 12, 12), generator=noise)
+        self.noise = torch.randn((self.pictures, *inprocess.latent_shape(self.model)), generator=noise)
         self.full = self.sample(self.model, self.steps)
 
-    def sample(
-        self, model: Any, steps: int, name: str = "euler", options: dict[str, Any] | None = None
-    ) -> torch.Tensor:
+    def sample(self, model: Any, steps: int, name: str = "", options: dict[str, Any] | None = None) -> torch.Tensor:
         """Final latents."""
-        sampler = comfy.samplers.ksampler(name, options or {})
+        sampler = comfy.samplers.ksampler(name or self.sampler, options or {})
         sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", steps)
         with torch.inference_mode():
             result: torch.Tensor = comfy.sample.sample_custom(
@@ -145,13 +150,28 @@ def row(bench: Bench, count: int, k: float) -> dict[str, np.ndarray]:
     return found
 
 
-def rows(seed: int, pictures: int) -> Iterator[tuple[str, float, tuple[int, int, float], dict[str, np.ndarray]]]:
+Place = tuple[str, float, tuple[int, int, float, str]]
+Found = dict[str, np.ndarray]
+
+
+@cache
+def loaded(name: str) -> Any:
+    return MODELS[name]()
+
+
+def found_at(place: Place, seed: int, pictures: int) -> tuple[Place, Found]:
+    """One row."""
+    logging.getLogger().setLevel(logging.WARNING)
+    name, k, (steps, count, cfg, sampler) = place
+    return place, row(Bench(enlarged(loaded(name), k), steps, cfg, pictures, seed, sampler), count, k)
+
+
+def rows(seed: int, pictures: int, jobs: int) -> Iterator[tuple[Place, Found]]:
     """All rows."""
     places = [(name, k, setting) for k in LARGENESS for name in MODELS for setting in SETTINGS]
-    loaded = {name: load() for name, load in MODELS.items()}
-    for name, k, setting in tqdm(places, disable=None):
-        steps, count, cfg = setting
-        yield name, k, setting, row(Bench(enlarged(loaded[name], k), steps, cfg, pictures, seed), count, k)
+    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+        measure = partial(found_at, seed=seed, pictures=pictures)
+        yield from tqdm(pool.imap(measure, places), total=len(places), disable=None)
 
 
 def geometric(ratios: list[float]) -> float:
@@ -162,14 +182,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tuning", action="store_true", help="tuning seeds; no file")
     parser.add_argument("--pictures", type=int, default=6)
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
     options = parser.parse_args()
     logging.getLogger().setLevel(logging.WARNING)
     log.setLevel(logging.INFO)
     lines = [f"| model | k | setting | {' | '.join(COLUMNS)} |", "|---" * (3 + len(COLUMNS)) + "|"]
     against: dict[tuple[float, str], list[float]] = {}
     off: dict[float, list[float]] = {}
-    for name, k, (steps, count, cfg), found in rows(TUNING if options.tuning else REPORTING, options.pictures):
-        guided = f"CFG {cfg:g}" if cfg != 1 else "no CFG"
+    seed = TUNING if options.tuning else REPORTING
+    for (name, k, (steps, count, cfg, sampler)), found in rows(seed, options.pictures, options.jobs):
+        guided = f"{sampler}, " * (sampler != "euler") + (f"CFG {cfg:g}" if cfg != 1 else "no CFG")
         cells = [f"{found[c].mean():.3f} ({np.median(found[c]):.3f})" if c in found else "" for c in COLUMNS]
         lines.append(f"| {name} | {k:g} | {count} of {steps}, {guided} | {' | '.join(cells)} |")
         for column in COLUMNS[1:]:
@@ -189,11 +211,11 @@ def main() -> None:
 
 HEADER = """# Where evaluations are spent
 
-`python dev.py bench schedules`: relative L2 distance of the final latent to the full run of 20, 30 or 50 Euler steps,
-mean of {pictures} pictures (median), reporting seeds, trained tiny models (`demo/model`), CPU, one thread. k: the
-latents are k times as large, so that the model decides its picture earlier; the published change of large models from
-step to step looks like k = 3 to 15 (`benchmarks/_enlarged.py` says how). Every schedule computes the same number of
-evaluations.
+`python dev.py bench schedules`: relative L2 distance of the final latent to the full run of 20, 30 or 50 steps (euler,
+unless said), mean of {pictures} pictures (median), reporting seeds, trained tiny models (`demo/model`; wan draws clips
+of nine frames), CPU, one thread. k: the latents are k times as large, so that the model decides its picture earlier;
+the published change of large models from step to step looks like k = 3 to 15 (`benchmarks/_enlarged.py` says how).
+Every schedule computes the same number of evaluations.
 
 * *adaptive*: the default. It computes the first two steps, sees how fast the model moves, places the rest in the
   model's own time, and forecasts along it.

@@ -198,6 +198,11 @@ def _stored(name: str) -> "dict[str, torch.Tensor]":
     return weights.load(MODEL / f"{name}.safetensors")
 
 
+def latent_shape(model: Any) -> tuple[int, ...]:
+    """Of one picture of a trained MODEL, or of one clip: frames come after channels."""
+    return (16, 9, 6, 6) if model.model.latent_format.latent_dimensions == 3 else (16, 12, 12)
+
+
 def embedded_vae() -> Any:
     """The embedded VAE."""
     import comfy.sd
