@@ -134,8 +134,7 @@ class Corrector:
         stages = [b - a for a, b in pairwise((*self._starts, map.shape[1]))]
         fit = max(1, ROOM // max(stages))
         self._order, self._held = min(order, fit), min(order + 1, fit)
-        if fit == 1:  # there is no room for what outputs would have been beside what they were
-            self._response = lambda _: 0.0
+        self._responds = fit > 1  # else there is no room for what outputs would have been beside what they were
         self._realization = Realization(map)
         self._common = min(stages)
         self._gap = _Gap(self._realization, self._common)
@@ -289,7 +288,7 @@ class Corrector:
         """The outputs of a step as they would have been at latents that are not off; and which pictures are finite."""
         count = len(outputs)
         response = [self._response(first + row) for row in range(count)]
-        if not any(response):
+        if not self._responds or not any(response):
             return outputs, _finite(*outputs)
         coupling = np.zeros((count, count))
         for row in range(count):

@@ -87,6 +87,7 @@ def test_every_model_of_comfyui_is_built_or_said_why_not(network_of):
             other = reason.removeprefix("as ").split(":")[0]
             assert other in built and network_of(name) is network_of(other), name
 
+
 SPARE = 2
 """Evaluations that a plain run may have fewer and still be farther off: the paths of some random weights are rough."""
 

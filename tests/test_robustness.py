@@ -55,13 +55,12 @@ def test_out_of_memory_in_the_corrector_does_not_end_a_run(monkeypatch):
     calls = iter(range(100))
 
     def settle(self, *args, **kwargs):
-        if next(calls) == 1:
+        if self._gap.evaluations[0] and next(calls) == 1:
             raise OOM_EXCEPTION("out of memory")
         return original(self, *args, **kwargs)
 
-    name = next(n for n in ("_settle", "_correct_gap", "correct_gap") if hasattr(corrector.Corrector, n))
-    original = getattr(corrector.Corrector, name)
-    monkeypatch.setattr(corrector.Corrector, name, settle)
+    original = corrector.Corrector._corrected
+    monkeypatch.setattr(corrector.Corrector, "_corrected", settle)
     model = FLUX.build()
     fast = accelerated(model)
     result = FLUX.sample(fast, steps=STEPS, cfg=3.0)
@@ -70,7 +69,8 @@ def test_out_of_memory_in_the_corrector_does_not_end_a_run(monkeypatch):
     assert "memory" in trace.summary()
     stopped = trace.kinds.rindex("f")
     assert "f" in trace.kinds and set(trace.kinds[stopped + 1 :]) == {"c"}
-    assert distance(result, FLUX.sample(model, steps=STEPS, cfg=3.0)) < 0.5
+    plain = FLUX.sample(model, steps=STEPS, cfg=3.0)
+    assert distance(result, plain) < distance(FLUX.sample(model, steps=trace.computed, cfg=3.0), plain)
 
 
 @pytest.mark.parametrize("index", [3, 6])

@@ -10,6 +10,7 @@ from spectrum_accelerate.spectrum_core.messages import Text
 from demo.comfy_server import PACK, ROOT
 
 LOCALES = ROOT / "locales"
+HELP = ROOT / "web" / "docs"
 LANGUAGES = sorted(folder.name for folder in LOCALES.iterdir())
 OTHERS = [language for language in LANGUAGES if language != "en"]
 OFFERED = {"ar", "en", "es", "fa", "fr", "ja", "ko", "pt-BR", "ru", "tr", "zh", "zh-TW"}
@@ -83,6 +84,10 @@ def glossary():
 TERMS = glossary()
 
 
+def whole(term):
+    return re.compile(rf"\b{term}(s|ed)?\b", re.IGNORECASE)
+
+
 def test_the_glossary_has_all_languages():
     assert {tuple(entry) for entry in TERMS.values()} == {tuple(OTHERS)}
 
@@ -90,7 +95,7 @@ def test_the_glossary_has_all_languages():
 @pytest.mark.parametrize("language", OTHERS)
 @pytest.mark.parametrize("term", TERMS)
 def test_terms_are_those_of_the_glossary(language, term):
-    word = re.compile(rf"\b{term}(s|ed)?\b", re.IGNORECASE)
+    word = whole(term)
     forms = TERMS[term][language].split("/")
     found = 0
     for name in ("messages", "phrases"):
@@ -105,3 +110,64 @@ def test_terms_are_those_of_the_glossary(language, term):
             found += 1
             assert any(form in other[path].lower() for form in forms), (path, other[path])
     assert found
+
+
+PAGES = sorted(node for node in read("en", "nodeDefs") if (HELP / f"{node}.md").is_file())
+CODE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+
+
+def page(node, language):
+    """The help that ComfyUI shows: `<node>/<language>.md`, or else `<node>.md`, which is the English one."""
+    return (HELP / (f"{node}.md" if language == "en" else f"{node}/{language}.md")).read_text(encoding="utf-8")
+
+
+def shape(text):
+    """What a translation leaves as it is. Images and links are the same: ComfyUI reads both pages' from web/docs."""
+    prose = CODE.sub("", text)
+    return {
+        "code blocks": CODE.findall(text),
+        "inline code": set(re.findall(r"`([^`]+)`", prose)),
+        "images and links": re.findall(r"(!?)\[[^\]]+\]\(([^)]+)\)", prose),
+        "headings, rows and items": re.findall(r"^ *(?:#+|\||-|\d+\.)(?= |-)", prose, re.MULTILINE),
+        "marks of emphasis": prose.count("*"),
+        "paragraphs": len(re.findall(r"\n\n+", prose.strip())),
+    }
+
+
+def sections(text):
+    """The words of each section, without code and addresses."""
+    prose = re.sub(r"`[^`]*`|\]\([^)]*\)", "", CODE.sub("", text))
+    return [" ".join(section.split()) for section in re.split(r"^#+ ", prose, flags=re.MULTILINE)]
+
+
+def test_every_node_has_help_in_every_language():
+    assert set(PAGES) == set(read("en", "nodeDefs"))
+    for node in PAGES:
+        assert {file.stem for file in (HELP / node).iterdir()} == set(OTHERS), node
+
+
+@pytest.mark.parametrize("language", OTHERS)
+@pytest.mark.parametrize("node", PAGES)
+def test_help_is_that_of_the_english_page(node, language):
+    english, other = page(node, "en"), page(node, language)
+    assert shape(other) == shape(english)
+    assert other.splitlines()[0] == f"# {read(language, 'nodeDefs')[node]['display_name']}"
+    assert 0.3 < len(CODE.sub("", other)) / len(CODE.sub("", english)) < 1.8
+
+
+@pytest.mark.parametrize("language", OTHERS)
+@pytest.mark.parametrize("node", PAGES)
+def test_help_has_the_terms_of_the_glossary(node, language):
+    for english, other in zip(sections(page(node, "en")), sections(page(node, language)), strict=True):
+        for term, entry in TERMS.items():
+            if whole(term).search(english):
+                assert any(form in other.lower() for form in entry[language].split("/")), (term, other)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_help_quotes_the_chart(language):
+    """As it is on the node: *about 2 % off*, *Old*."""
+    said = ours(language)["chart"]
+    quotes = [said["about"].format(percent=2), re.match(r"\w+", said["old"]).group()]
+    text = " ".join(page("SpectrumAccelerate", language).split())
+    assert all(f"*{quote}*" in text for quote in quotes), quotes
