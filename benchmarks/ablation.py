@@ -63,7 +63,7 @@ def row(bench: Bench, count: int, sampler: str) -> dict[str, np.ndarray]:
 HEADER = """# What the corrector's parts are worth
 
 `python dev.py bench ablation`: error of the final latent without a part, over the error with all of them; geometric
-mean of the ratios of the mean errors of {pictures} pictures, reporting seeds, trained tiny models (Flux, Lumina, UNet),
+mean of the ratios of the mean errors of {pictures} pictures, reporting seeds, trained tiny models,
 k = 1, 3, 7.5 and 15 (see [schedules.md](schedules.md)), euler and dpmpp_2m, 8 of 20 steps without guidance, 10 of 20 at
 CFG 3, 15 of 30 at CFG 7. Above 1: the part helps.
 
