@@ -69,9 +69,6 @@ class Carried:
         self._at = 0
         self._state: list[torch.Tensor] = []  # empty for zero
 
-    def __bool__(self) -> bool:
-        return bool(self._state)
-
     def to(self, e: int) -> None:
         """Go on to the state before evaluation e."""
         if self._state and e > self._at:

@@ -18,7 +18,7 @@ WIDTHS = ("hidden_size", "inner_dim", "dim", "hidden_dim", "d_model", "model_cha
 """Attributes of networks that hold the width of their features, in order of preference."""
 
 CORRECTOR_LATENTS = 16
-"""Latents that the corrector holds, at most about."""
+"""Latents that the corrector holds, at most."""
 
 
 def feature_bytes(network: nn.Module, latent: tuple[int, ...], dtype: torch.dtype) -> int:

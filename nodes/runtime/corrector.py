@@ -121,8 +121,3 @@ class LatentCorrector:
         if self._mask is not None and denoised.shape == change.shape:  # the sampler's own was made of ours by it
             return denoised - self._mask * change
         return denoised - change if denoised is given() else denoised
-
-    def restart(self) -> None:
-        """Forget everything."""
-        self._change = None
-        self._corrector.restart()
