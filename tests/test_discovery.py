@@ -120,6 +120,7 @@ class Block(nn.Module):
 class Unknown(nn.Module):
     """A diffusion transformer of no table: text and 2 x 2 patches, blocks with two results, a modulation, a head."""
 
+    __module__ = "comfy.ldm.later.model"  # it stands for the classes that ComfyUI gets later
     dtype = torch.float32
 
     def __init__(self, width=32, depth=4):

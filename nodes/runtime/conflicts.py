@@ -17,7 +17,7 @@ CONFLICTS = {
 """Entry of transformer_options -> the accelerator that puts it there."""
 
 REPLACED = ("forward", "_forward", "forward_orig")
-"""Methods of a network that packs replace on the instance."""
+"""Methods of a network that packs replace: on the instance, or in a class of their own."""
 
 STATELESS = frozenset({"hidream_o1_patch_seam_smoothing"})
 """Keys of DIFFUSION_MODEL wrappers that keep nothing from call to call: ComfyUI's own."""
@@ -69,6 +69,10 @@ def foreign_forward(network: Any, options: Mapping[str, Any]) -> str | None:
     replaced = replaced_methods(network)
     if replaced:
         return f"another pack replaces the model's {min(replaced)}"
+    kind = type(network)
+    owner = next((base for base in kind.__mro__ if not vars(base).keys().isdisjoint(REPLACED)), kind)
+    if not owner.__module__.startswith("comfy."):
+        return f"{kind.__name__} is another pack's"
     wrappers = options.get("wrappers", {}).get(WrappersMP.DIFFUSION_MODEL, {})
     foreign = [str(key) for key, found in wrappers.items() if found and key not in STATELESS]
     return f"another pack wraps the model ({foreign[0]})" if foreign else None

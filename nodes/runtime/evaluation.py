@@ -29,6 +29,7 @@ class EvaluationInProgress:
         stopwatch: of its duration.
         latent: the whole latent, shape [batch, ...].
         curious: whether the schedule wants to know how fast the output changes.
+        replaced: methods of the network that were replaced when it began.
         moved: a call saw another part of the latent than before.
         options: transformer_options of its latest call.
         scale: of classifier-free guidance; None where the guider does not say.
@@ -50,6 +51,7 @@ class EvaluationInProgress:
     stopwatch: Stopwatch
     latent: torch.Tensor
     curious: bool = False
+    replaced: frozenset[str] = frozenset()
     moved: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
     scale: float | None = None

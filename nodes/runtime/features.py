@@ -61,7 +61,6 @@ class FeatureForecaster:
         enough: how many computed steps a forecast needs.
         note: gets what the user should know.
         flow: whether latents go from noise to data in straight lines; else noise is added to data.
-        replaced: methods of the network that were replaced before the run.
         moves_parts: whether another pack may choose what a call sees, see `conflicts`.
     """
 
@@ -74,12 +73,11 @@ class FeatureForecaster:
         enough: int,
         note: Callable[[Message], None],
         flow: bool = True,
-        replaced: frozenset[str] = frozenset(),
         moves_parts: bool = False,
     ) -> None:
         self._signal, self._axis, self._total = signal, axis, total
         self.capacity, self._enough, self._note = capacity, enough, note
-        self._flow, self._replaced, self._moves_parts = flow, replaced, moves_parts
+        self._flow, self._moves_parts = flow, moves_parts
         self._continuity = Continuity()
         self._moved = 0  # computed steps in a row with calls that saw other parts than before
         self._kept: list[Kept] = []  # after each of the first computed evaluations
@@ -133,7 +131,7 @@ class FeatureForecaster:
         Raises:
             BeginAgain: if the evaluation must be computed from its beginning.
         """
-        switched = replaced_methods(raw_network(base_model)) - self._replaced
+        switched = replaced_methods(raw_network(base_model)) - evaluation.replaced
         if switched:  # a cache: it decides what is computed, and what it keeps must not come from a forecast
             evaluation.failure = say(Text.SWITCHED, method=min(switched))
             if evaluation.forecast:
@@ -391,14 +389,14 @@ def raw_network(base_model: Any) -> torch.nn.Module:
 
 
 def _head_alone(tapped: TappedModel, head_only: Call, features: Features) -> torch.Tensor:
-    """The head, called for the first time. A network of another pack must not keep anything of that.
+    """The head, called for the first time. A network without a row must not keep anything of that.
 
     Raises:
         TapError: if it would: it has a cache of its own, which a call without blocks would spoil.
     """
-    network = raw_network(tapped.base_model)
-    if tapped.architecture in WHOLE_MODEL_TARGETS or type(network).__module__.startswith("comfy."):
+    if not isinstance(tapped, Discovery):
         return tapped.run_head(head_only, features)
+    network = raw_network(tapped.base_model)
     before = kept_by_network(network)
     with preserved(network):
         output = tapped.run_head(head_only, features)

@@ -268,7 +268,6 @@ class SamplingRun:
             min(2, self._settings.warmup),
             self.trace.note,
             flow,
-            replaced_methods(raw_network(self._guider.model_patcher.model)),
             self._moves_parts,
         )
         if self._settings.correct and found is not None:
@@ -379,8 +378,9 @@ class SamplingRun:
             self._disable(say(Text.OFF_LEVELS, sampler=self.trace.sampler))
             reason = Reason.OFF
         record = Evaluation(index, sigma, "computed" if reason else "forecast", reason)
+        replaced = replaced_methods(raw_network(self._guider.model_patcher.model))
         self._calls.evaluation = evaluation = EvaluationInProgress(
-            record, step, stage, Stopwatch(self._device), x, self._policy.curious, mask=self._mask
+            record, step, stage, Stopwatch(self._device), x, self._policy.curious, replaced, mask=self._mask
         )
         return evaluation
 

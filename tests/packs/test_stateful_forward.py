@@ -1,13 +1,15 @@
 """A forward of another pack that keeps state from call to call (MagCache, First Block Cache, CacheDiT): nothing of it
 may run on a forecast, since it would keep what a network without blocks gives."""
 
+import comfy.ldm.flux.model
 import comfy.sample
+import comfy.samplers
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
-from sampling import distance, runs
+from sampling import distance, nearer, runs
 from spectrum_accelerate.nodes.runtime import accelerate
-from spectrum_accelerate.nodes.settings import Settings
+from spectrum_accelerate.nodes.settings import RAW_OUTPUT, Settings
 from spectrum_accelerate.spectrum_core.messages import Text
 
 from demo import inprocess
@@ -102,6 +104,65 @@ def test_a_forward_that_is_replaced_for_good_does_not_run_on_forecasts(monkeypat
     assert len(calls) == trace.computed < STEPS and error < 0.1
 
 
+class Nag(comfy.samplers.CFGGuider):
+    """A guider that goes around ComfyUI's wrappers, and replaces the forward for its own sampling (ComfyUI-NAG)."""
+
+    calls = 0
+
+    def __call__(self, *args, **kwargs):
+        return self.predict_noise(*args, **kwargs)
+
+    def replaced(self, do, *args, **kwargs):
+        network = self.model_patcher.model.diffusion_model
+        original = network.forward
+
+        def forward(*args, **kwargs):
+            self.calls += 1
+            return 1.01 * original(*args, **kwargs)
+
+        network.__dict__["forward"] = forward
+        try:
+            return do(*args, **kwargs)
+        finally:
+            del network.__dict__["forward"]
+
+    def sample(self, *args, **kwargs):
+        return self.replaced(super().sample, *args, **kwargs)
+
+
+class NagWithin(Nag):
+    """The same within the run."""
+
+    def sample(self, *args, **kwargs):
+        return comfy.samplers.CFGGuider.sample(self, *args, **kwargs)
+
+    def inner_sample(self, *args, **kwargs):
+        return self.replaced(super().inner_sample, *args, **kwargs)
+
+
+@pytest.mark.parametrize("kind", [Nag, NagWithin])
+def test_a_guider_that_goes_around_and_replaces_the_forward(kind):
+    model = inprocess.embedded_model()
+    noise = torch.randn((1, 16, 12, 12), generator=torch.Generator().manual_seed(5))
+
+    def guided(model, steps=STEPS):
+        guider = kind(model)
+        guider.set_conds(inprocess.prompts([3], [0]), inprocess.prompts([-1], [-1]))
+        guider.set_cfg(3.0)
+        sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", steps)
+        with torch.inference_mode():
+            sampler = comfy.samplers.ksampler("euler")
+            return guider.sample(noise, torch.zeros_like(noise), sampler, sigmas, seed=5), guider.calls
+
+    plain, calls = guided(model)
+    fast = accelerate(model, Settings.of())
+    result, computed = guided(fast)
+    trace = runs(fast)[-1]
+    assert trace.target == "model output" and "another pack replaces the model's forward" in trace.summary()
+    assert computed * STEPS == calls * trace.computed and trace.computed < 0.6 * STEPS
+    assert nearer(result, plain, guided(model, trace.computed)[0])
+
+
 def test_a_wrapper_around_the_network_does_not_run_on_forecasts():
     model, calls = inprocess.embedded_model(), []
     wrapped = model.clone()
@@ -113,6 +174,52 @@ def test_a_wrapper_around_the_network_does_not_run_on_forecasts():
     trace = runs(fast)[-1]
     assert trace.forecast > 0 and trace.target == "model output" and "other pack" in trace.summary()
     assert len(calls) == trace.computed
+
+
+class Offloaded(comfy.ldm.flux.model.Flux):
+    """A subclass with an offload manager (Nunchaku's Qwen-Image), which a call without blocks derails."""
+
+    turn = 0
+
+    def forward_orig(self, *args, **kwargs):
+        for _ in range(2):
+            assert self.double_blocks, "the offload manager has nothing to load"
+            self.turn += len(self.double_blocks)
+        return super().forward_orig(*args, **kwargs)
+
+
+class Opaque(torch.nn.Module):
+    """A network whose blocks torch does not see, with a cache that each call renews (Nunchaku's Flux)."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network, self.dtype, self.turn = [network], network.dtype, 0
+
+    def forward(self, *args, **kwargs):
+        self.turn += 1
+        return self.network[0](*args, **kwargs)
+
+
+def offloaded(network):
+    network.__class__ = Offloaded
+    return network
+
+
+@pytest.mark.parametrize("replace", [offloaded, Opaque])
+@pytest.mark.parametrize("cfg", [1.0, 3.0])
+def test_a_network_class_of_another_pack_runs_only_when_it_is_computed(replace, cfg):
+    model = inprocess.embedded_model()
+    result = sample(accelerate(model, Settings.of(target=RAW_OUTPUT)), "simple", cfg)
+    model.model.diffusion_model = network = replace(model.model.diffusion_model)
+    plain = sample(model, "simple", cfg)
+    each, network.turn = network.turn // STEPS, 0
+    fast = accelerate(model, Settings.of())
+    assert torch.equal(sample(fast, "simple", cfg), result)
+    trace = runs(fast)[-1]
+    assert trace.target == "model output" and f"{type(network).__name__} is another pack's" in trace.summary()
+    assert network.turn == trace.computed * each and trace.forecast > STEPS / 3
+    network.turn = 0
+    assert torch.equal(sample(model, "simple", cfg), plain) and network.turn == STEPS * each
 
 
 @pytest.mark.parametrize(
