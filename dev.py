@@ -45,6 +45,7 @@ KIT_LISTS = (REQUIREMENTS / "gpu-kit.txt", REQUIREMENTS / "gpu-kit-pure.txt")
 KIT_PYTHON = (3, 12)
 KIT_NEEDS = ("torch", "torchvision", "torchaudio", "transformers", "scipy", "einops", "safetensors", "aiohttp")
 KIT_LIMIT = 60 * 2**20  # bytes, with the tracked files
+PARALLEL = ("-n", "2", "--dist", "loadfile")  # pytest-xdist: the default tier in two processes, each file in one
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 BROWSER_PACKAGES = ("chromium", "fonts-dejavu-core")
 WINDOWS = os.name == "nt"
@@ -515,7 +516,7 @@ def command_test(arguments: argparse.Namespace) -> int:
     if "--all" in arguments.arguments:
         for requirement in sorted(OLDER.glob("comfyui-*.txt")):
             comfyui_source(full_environment(), requirement.stem.removeprefix("comfyui-"))
-    return environment.run(["-m", "pytest", *arguments.arguments])
+    return environment.run(["-m", "pytest", *(arguments.arguments or PARALLEL)])
 
 
 def command_lint(arguments: argparse.Namespace) -> int:
