@@ -34,6 +34,7 @@ REFUSED = {
     "ltxav": "(difference",  # two heads
     "seedvr2": "Error: ",  # its head reads what the blocks have left in a cache
     "triposplat": "(difference",  # two heads
+    **dict.fromkeys(("cosmos_predict2", "cosmos_predict2_i2v", "anima"), "keeps values"),  # notes that nobody reads
     **dict.fromkeys(("sd15", "sd15_inpaint", "sd15_ip2p", "sd2", "sdxl", "svd"), "no blocks with a head"),
     **dict.fromkeys(("koala_700m", "lotus_d", "sd_x4_upscaler"), "no blocks with a head"),
     **dict.fromkeys(("cascade_c", "cascade_b"), "no blocks with a head"),
