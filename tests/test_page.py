@@ -414,16 +414,29 @@ def test_the_menu_inserts_the_node_before_a_sampler(page):
     assert page.prompt()[accelerate["inputs"]["model"][0]]["class_type"] == "UNETLoader"
 
 
-@pytest.mark.parametrize("kind", [ACCELERATE, "SpectrumReport"])
-def test_the_node_help_shows_our_text(page, kind):
-    page.select(kind)
-    page.page.get_by_test_id("info-button").click()
-    page.page.wait_for_function(
-        "() => [...document.images].some(i => i.src.includes('/docs/images/') && i.naturalWidth > 100)"
-    )
-    for line in (ROOT / "web" / "docs" / f"{kind}.md").read_text(encoding="utf-8").splitlines():
-        if line.startswith("#"):
-            page.page.get_by_role("heading", name=line.strip("# "), exact=True).first.wait_for()
+@pytest.mark.parametrize(
+    "language, file",
+    [
+        ("en", f"{ACCELERATE}.md"),
+        ("en", "SpectrumReport.md"),
+        ("ja", f"{ACCELERATE}/ja.md"),
+        ("fa", "SpectrumReport/fa.md"),
+    ],
+)
+def test_the_node_help_shows_our_text(page, language, file):
+    page.page.evaluate("name => app.extensionManager.setting.set('Comfy.Locale', name)", language)
+    page.page.wait_for_timeout(1500)  # the page is drawn anew
+    try:
+        page.select(file.partition("/")[0].removesuffix(".md"))
+        page.page.get_by_test_id("info-button").click()
+        page.page.wait_for_function(
+            "() => [...document.images].some(i => i.src.includes('/docs/images/') && i.naturalWidth > 100)"
+        )
+        for line in (ROOT / "web" / "docs" / file).read_text(encoding="utf-8").splitlines():
+            if line.startswith("#"):
+                page.page.get_by_role("heading", name=line.strip("# "), exact=True).first.wait_for()
+    finally:
+        page.page.evaluate("() => app.extensionManager.setting.set('Comfy.Locale', 'en')")
 
 
 def test_a_bad_value_is_explained_in_the_page(page):
