@@ -49,6 +49,13 @@ def embedded_model(shift: float = 3.0, weights: "dict[str, torch.Tensor] | None"
     return ModelSamplingAuraFlow().patch_aura(model, shift)[0]
 
 
+def few_step_model(shift: float = 3.0) -> Any:
+    """The tiny Flux with the LoRA that makes 8 steps without guidance enough, as a MODEL."""
+    import comfy.sd
+
+    return comfy.sd.load_lora_for_models(embedded_model(shift), None, _weights("tiny_flux_8_steps"), 1.0, 0.0)[0]
+
+
 UNET = {
     "image_size": 32,
     "in_channels": 16,

@@ -457,6 +457,17 @@ def in_subgraph(drawing: Drawing, title: str, note: str, inner: Drawing, save: s
 # --- workflows --------------------------------------------------------------------------------------------------------
 
 
+def demo_inputs(drawing: Drawing) -> tuple[dict[str, Output], Output]:
+    """The tiny model of the demo with a prompt: what a blueprint samples with, and the VAE."""
+    drawing.column(300, "")
+    (model,) = drawing.node("UNETLoader", unet_name="tiny_flux.safetensors")
+    (vae,) = drawing.node("VAELoader", vae_name="tiny_vae.safetensors")
+    (positive,) = drawing.node("SpectrumDemoEmoji", emoji="ghost", background="navy")
+    (negative,) = drawing.node("SpectrumDemoEmoji", emoji="nothing", background="nothing")
+    (latent,) = drawing.node("EmptySD3LatentImage", width=96, height=96)
+    return {"model": model, "positive": positive, "negative": negative, "latent_image": latent}, vae
+
+
 def demo(drawing: Drawing) -> None:
     """The demo of `dev.py demo`: the tiny model of this repository."""
     drawing.column(330, "Model")

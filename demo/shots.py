@@ -24,7 +24,7 @@ from PIL import Image
 import dev
 
 from .comfy_server import ROOT, ComfyServer
-from .make_workflows import Drawing, compared, ksampler
+from .make_workflows import Drawing, compared, demo_inputs, ksampler
 from .workflow import find_node, to_prompt
 
 sys.path.append(str(ROOT / "tests"))
@@ -84,13 +84,7 @@ def around(page: Page, *types: str, widest: int = 1400, scale: float = 1.0) -> I
 def blueprint(info: dict[str, Any], make: Callable[[Any], Drawing]) -> dict[str, Any]:
     """A workflow with a blueprint, and the demo's model for it."""
     drawing = Drawing(make.__name__, info)
-    drawing.column(300, "")
-    (model,) = drawing.node("UNETLoader", unet_name="tiny_flux.safetensors")
-    (vae,) = drawing.node("VAELoader", vae_name="tiny_vae.safetensors")
-    (positive,) = drawing.node("SpectrumDemoEmoji", emoji="ghost", background="navy")
-    (negative,) = drawing.node("SpectrumDemoEmoji", emoji="nothing", background="nothing")
-    (latent,) = drawing.node("EmptySD3LatentImage", width=96, height=96)
-    given = {"model": model, "positive": positive, "negative": negative, "latent_image": latent}
+    given, vae = demo_inputs(drawing)
     drawing.column(400, "")
     if make is ksampler:
         (latent,) = drawing.subgraph(make(info), **given)

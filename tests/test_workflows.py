@@ -24,6 +24,7 @@ from demo.make_workflows import (
     Drawing,
     budgeted,
     compared,
+    demo_inputs,
     ksampler,
     text,
     written,
@@ -186,23 +187,11 @@ def test_the_demo_runs(server, info):
     assert len(outputs[find_node(prompt, "SaveImage")]["images"]) == 1
 
 
-def inputs_for_blueprints(drawing):
-    """What the tiny model of the demo gives to a blueprint."""
-    drawing.column(300, "")
-    (model,) = drawing.node("UNETLoader", unet_name="tiny_flux.safetensors")
-    (vae,) = drawing.node("VAELoader", vae_name="tiny_vae.safetensors")
-    (positive,) = drawing.node("SpectrumDemoEmoji", emoji="ghost", background="navy")
-    (negative,) = drawing.node("SpectrumDemoEmoji", emoji="nothing", background="nothing")
-    (latent,) = drawing.node("EmptySD3LatentImage", width=96, height=96)
-    drawing.column(300, "")
-    given = {"model": model, "positive": positive, "negative": negative, "latent_image": latent}
-    return given, vae
-
-
 def test_the_comparison_samples_twice_with_one_seed(server, info):
     """Its two pictures are those of two KSamplers with that seed, one of them with our node."""
     drawing = Drawing("comparison", info)
-    given, vae = inputs_for_blueprints(drawing)
+    given, vae = demo_inputs(drawing)
+    drawing.column(300, "")
     images = drawing.subgraph(compared(info), vae=vae, **given)[:2]
     (fast,) = drawing.node("SpectrumAccelerate", model=given["model"])
     values = {"seed": 42, "steps": 12, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple"}
@@ -223,7 +212,8 @@ def test_the_comparison_samples_twice_with_one_seed(server, info):
 
 def test_the_sampler_with_spectrum_takes_a_samplers_place(server, info):
     drawing = Drawing("sampler", info)
-    given, vae = inputs_for_blueprints(drawing)
+    given, vae = demo_inputs(drawing)
+    drawing.column(300, "")
     (latent,) = drawing.subgraph(ksampler(info), **given)
     (images,) = drawing.node("VAEDecode", samples=latent, vae=vae)
     drawing.node("SaveImage", images=images)
