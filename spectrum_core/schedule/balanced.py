@@ -22,7 +22,7 @@ FEWEST = 3
 """Steps that are computed at least if so few are asked for."""
 
 USUAL_INTERVAL = 3.3
-"""The interval for which `least` was measured (docs/defaults.md)."""
+"""The interval for which `least` was measured."""
 
 SMOOTHNESS = 0.3
 """Weight of changes from one gap to the next, in mean gaps, against uneven distances."""
