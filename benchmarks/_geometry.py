@@ -4,6 +4,7 @@ Sizes are those of the published models. Shapes, bytes and operations are exact;
 """
 
 import weakref
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,7 @@ inprocess.boot()
 
 import comfy.ops  # noqa: E402  (only after boot)
 import torch  # noqa: E402
+from torch.overrides import TorchFunctionMode  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from torch.utils._pytree import tree_leaves  # noqa: E402
 
@@ -31,8 +33,15 @@ class Geometry:
         latent: shape of one latent, without the batch.
         context: shape of the text, without the batch.
         cfg: whether two conditionings are usual.
+        more_latents: further members of a nested latent (audio, camera).
         extras: arguments of the forward, as shapes without the batch.
+        ids: the same, of whole numbers.
+        lists: the same, as lists of tensors.
         more: other arguments of the forward.
+        built_on: "cpu" for a class that reads values as it is built (nothing writes its weights: they take no memory).
+        finish: last touch to the network.
+        reads_time: whether the forward reads the value of the time.
+        note: for tables, where a forecast evaluation computes more than a little: what.
     """
 
     name: str
@@ -42,35 +51,60 @@ class Geometry:
     latent: tuple[int, ...]
     context: tuple[int, ...]
     cfg: bool = True
+    more_latents: tuple[tuple[int, ...], ...] = ()
     extras: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    ids: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    lists: dict[str, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
     more: dict[str, Any] = field(default_factory=dict)
+    built_on: str = "meta"
+    finish: Callable[[torch.nn.Module], None] | None = None
+    reads_time: bool = False
+    note: str = ""
 
     def build(self) -> torch.nn.Module:
         """The network on the meta device, in bfloat16."""
         import importlib
 
         network = getattr(importlib.import_module(self.module), self.network)
-        with torch.device("meta"):
-            made: torch.nn.Module = network(
-                **self.sizes, device="meta", dtype=torch.bfloat16, operations=comfy.ops.disable_weight_init
-            )
-        return made.eval().requires_grad_(False)
+        made: torch.nn.Module = network(
+            **self.sizes, device=self.built_on, dtype=torch.bfloat16, operations=comfy.ops.disable_weight_init
+        )
+        if self.finish is not None:
+            self.finish(made)
+        return made.to("meta").eval().requires_grad_(False)
 
-    def call(self, network: torch.nn.Module, rows: int) -> torch.Tensor:
-        """One call for so many rows."""
+    def call(self, network: torch.nn.Module, rows: int, options: Mapping[str, Any] | None = None) -> torch.Tensor:
+        """One call for so many rows, with these transformer options."""
 
-        def of(shape: tuple[int, ...]) -> torch.Tensor:
-            return torch.empty(rows, *shape, dtype=torch.bfloat16, device="meta")
+        def of(shape: tuple[int, ...], dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+            return torch.empty(rows, *shape, dtype=dtype, device="meta")
 
-        extras = {name: of(shape) for name, shape in self.extras.items()}
-        with torch.device("meta"), torch.no_grad():
-            output: torch.Tensor = network(
-                of(self.latent), of(()).float(), context=of(self.context), transformer_options={}, **extras, **self.more
-            )
+        latents = [of(shape) for shape in (self.latent, *self.more_latents)]
+        times = torch.full((rows,), 500.0, device="cpu" if self.reads_time else "meta")
+        arguments = {
+            "context": of(self.context),
+            "transformer_options": dict(options or {}),
+            **{name: of(shape) for name, shape in self.extras.items()},
+            **{name: of(shape, torch.long) for name, shape in self.ids.items()},
+            **{name: [of(shape) for shape in shapes] for name, shapes in self.lists.items()},
+            **self.more,
+        }
+        with torch.no_grad(), _Readable():
+            output: torch.Tensor = network(latents if self.more_latents else latents[0], times, **arguments)
         return output
 
 
-_WAN = {
+class _Readable(TorchFunctionMode):
+    """Lengths that a forward puts into tensors stay on the CPU, where it can read them."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if function is torch.as_tensor:
+            kwargs["device"] = "cpu"
+        return function(*args, **kwargs)
+
+
+WAN = {
     "model_type": "t2v", "patch_size": (1, 2, 2), "text_len": 512, "in_dim": 16, "dim": 5120, "ffn_dim": 13824,
     "freq_dim": 256, "text_dim": 4096, "out_dim": 16, "num_heads": 40, "num_layers": 40,
 }  # fmt: skip
@@ -80,7 +114,7 @@ _HUNYUAN15 = {
     "vec_in_dim": None, "axes_dim": [16, 56, 56], "theta": 256, "qkv_bias": True, "guidance_embed": False,
     "byt5": False, "meanflow": False, "use_cond_type_embedding": True, "vision_in_dim": 1152, "meanflow_sum": False,
 }  # fmt: skip
-_FLUX = {
+FLUX = {
     "image_model": "flux", "in_channels": 16, "out_channels": 16, "patch_size": 2, "hidden_size": 3072, "num_heads": 24,
     "mlp_ratio": 4.0, "depth": 19, "depth_single_blocks": 38, "context_in_dim": 4096, "vec_in_dim": 768,
     "axes_dim": [16, 56, 56], "theta": 10000, "qkv_bias": True, "guidance_embed": True, "txt_ids_dims": [],
@@ -110,7 +144,7 @@ _ZIMAGE = {
 
 GEOMETRIES = (
     Geometry(
-        "FLUX.1 dev, 1024 x 1024", "comfy.ldm.flux.model", "Flux", _FLUX, (16, 128, 128), (512, 4096), cfg=False,
+        "FLUX.1 dev, 1024 x 1024", "comfy.ldm.flux.model", "Flux", FLUX, (16, 128, 128), (512, 4096), cfg=False,
         extras={"y": (768,), "guidance": ()},
     ),
     Geometry(
@@ -126,10 +160,10 @@ GEOMETRIES = (
         (77, 2048), extras={"y": (2816,)},
     ),
     Geometry(
-        "Wan 2.2 14B, 832 x 480, 81 frames", "comfy.ldm.wan.model", "WanModel", _WAN, (16, 21, 60, 104), (512, 4096)
+        "Wan 2.2 14B, 832 x 480, 81 frames", "comfy.ldm.wan.model", "WanModel", WAN, (16, 21, 60, 104), (512, 4096)
     ),
     Geometry(
-        "Wan 2.2 14B, 1280 x 720, 81 frames", "comfy.ldm.wan.model", "WanModel", _WAN, (16, 21, 90, 160), (512, 4096)
+        "Wan 2.2 14B, 1280 x 720, 81 frames", "comfy.ldm.wan.model", "WanModel", WAN, (16, 21, 90, 160), (512, 4096)
     ),
     Geometry(
         "HunyuanVideo 1.5, 1280 x 720, 121 frames", "comfy.ldm.hunyuan_video.model", "HunyuanVideo", _HUNYUAN15,

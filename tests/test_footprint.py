@@ -72,6 +72,19 @@ def test_the_plan_holds_histories_and_the_corrector(monkeypatch, target):
     assert planned(monkeypatch, model, kind, steps=12, cfg=3.0) == plain, "only for the accelerated run"
 
 
+@pytest.mark.parametrize("name", ["chroma_radiance", "pixeldit"])
+def test_auto_is_the_model_output_where_a_forecast_would_still_compute_much(monkeypatch, name):
+    """Of what the run does and of what is planned for it."""
+    kind = MODELS[name]
+    model = kind.build()
+    plans = {}
+    for target in ("auto", RAW_OUTPUT):
+        fast = accelerate(model, Settings.of(target=target))
+        plans[target] = planned(monkeypatch, fast, kind, steps=8)
+        assert runs(fast)[-1].target == RAW_OUTPUT and runs(fast)[-1].forecast > 0
+    assert plans["auto"] == plans[RAW_OUTPUT]
+
+
 def test_a_run_that_is_not_accelerated_plans_nothing(monkeypatch):
     kind = MODELS["flux"]
     model = kind.build()

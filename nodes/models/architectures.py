@@ -35,6 +35,8 @@ class Architecture:
         blocks: dotted paths of the block containers in order of execution (`*`: each child). A list becomes empty, a
             single module None, for which a forward that has one checks. A path that a variant lacks is passed over.
         feeders: like `blocks`, for modules whose results only the blocks read or that cannot do without them.
+        heavy_head: what a call without blocks still does is more than 1 % of a full call (docs/memory.md), so that
+            target "auto" is the model output.
         rows_by_call: the feature's rows follow the input's only as long as conditionings are joined the same way.
         options: entries of transformer_options for a call without blocks.
     """
@@ -42,6 +44,7 @@ class Architecture:
     taps: tuple[Tap, ...]
     blocks: tuple[str, ...] = ()
     feeders: tuple[str, ...] = ()
+    heavy_head: bool = False
     rows_by_call: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -59,7 +62,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     # Flux family
     "Flux": Architecture((Tap("final_layer"),), STREAMS),
     "Chroma": Architecture((Tap("final_layer"),), STREAMS),
-    "ChromaRadiance": Architecture((Tap("", 1, "forward_nerf"),), STREAMS),
+    "ChromaRadiance": Architecture((Tap("", 1, "forward_nerf"),), STREAMS, heavy_head=True),
     "HunyuanVideo": Architecture((Tap("final_layer"),), STREAMS, ("txt_in.individual_token_refiner.blocks",)),
     "Hunyuan3Dv2": Architecture((Tap("final_layer"),), STREAMS),
     "LensTransformer2DModel": Architecture((Tap("norm_out"),), ("transformer_blocks",)),
@@ -83,7 +86,9 @@ ARCHITECTURES: dict[str, Architecture] = {
     "HunYuanDiTPlain": Architecture((Tap("final_layer"),), ("blocks",), rows_by_call=True),  # Hunyuan3D 2.1
     # Single stream
     "NextDiT": Architecture((Tap("final_layer"),), ("layers",), (*REFINERS, "siglip_refiner")),  # Lumina2, Z-Image
-    "NextDiTPixelSpace": Architecture((Tap("dec_net", 1),), ("layers",), (*REFINERS, "siglip_refiner")),
+    "NextDiTPixelSpace": Architecture(
+        (Tap("dec_net.final_layer"),), ("layers", "dec_net.res_blocks"), (*REFINERS, "siglip_refiner")
+    ),
     "OmniGen2Transformer2DModel": Architecture((Tap("norm_out"),), ("layers",), (*REFINERS, "ref_image_refiner")),
     "BooguTransformer2DModel": Architecture(
         (Tap("norm_out"),), ("double_stream_layers", "single_stream_layers"), (*REFINERS, "ref_image_refiner")
@@ -95,11 +100,15 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "PixArtMS": Architecture((Tap("final_layer"),), ("blocks",)),
     "MiniTrainDIT": Architecture((Tap("final_layer"),), ("blocks",)),  # Cosmos Predict2, Anima
-    "PixDiT_T2I": Architecture((Tap("", 0, "_pre_pixel_blocks"),), ("patch_blocks",)),  # PixelDiT, PiD
+    "PixDiT_T2I": Architecture(  # PixelDiT, PiD
+        (Tap("", 0, "_pre_pixel_blocks"),), ("patch_blocks",), heavy_head=True
+    ),
     # UNets
     "UNetModel": Architecture((Tap("out"),), ("input_blocks", "middle_block", "output_blocks")),
     "StageC": Architecture((Tap("clf"),), ("down_blocks.*", "up_blocks.*")),
-    "StageB": Architecture((Tap("clf"),), ("down_blocks.*", "up_blocks.*")),
+    "StageB": Architecture(
+        (Tap("clf"),), ("down_blocks.*", "up_blocks.*"), ("down_repeat_mappers.*", "up_repeat_mappers.*")
+    ),
     # Video
     "WanModel": Architecture((Tap("head"),), ("blocks",), ("vace_blocks",)),
     "WanDancerModel": Architecture((Tap("head"), Tap("head_global")), ("blocks",)),

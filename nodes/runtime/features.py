@@ -103,9 +103,10 @@ class FeatureForecaster:
     def planned(self, patcher: Any, latent: tuple[int, ...], conditionings: int, corrected: bool) -> int:
         """Bytes that the run is going to hold, the corrector's included."""
         feature = math.prod(latent) * torch.float32.itemsize
-        if self._signal.target in (AUTO, BLOCK_OUTPUT):
+        target = self._signal.target
+        if target == BLOCK_OUTPUT or (target == AUTO and not _output_is_better(patcher.model)):
             wanted = feature_bytes(raw_network(patcher.model), latent, patcher.model.get_dtype_inference())
-            if self._signal.target == BLOCK_OUTPUT or self.affordable(wanted, patcher.load_device):
+            if target == BLOCK_OUTPUT or self.affordable(wanted, patcher.load_device):
                 feature = wanted
         return held_bytes(feature, latent, self.capacity, conditionings, corrected)
 
@@ -375,10 +376,17 @@ class FeatureForecaster:
         """The architecture that a base model is called by; None if it is to be discovered."""
         if self._signal.target == DENOISED_LATENT:
             return DENOISED
-        if self._signal.target == AUTO and base_model.model_type == ModelType.V_PREDICTION:
-            self.fallback = True  # the last hidden features of such a model turn far more than what it says
+        if self._signal.target == AUTO and _output_is_better(base_model):
+            self.fallback = True
             return MODEL_OUTPUT
         return MODEL_OUTPUT if self._signal.target == RAW_OUTPUT else find(type(raw_network(base_model)))
+
+
+def _output_is_better(base_model: Any) -> bool:
+    """Whether target "auto" is the output of this model, whatever its features need."""
+    row = find(type(raw_network(base_model)))
+    # The last hidden features of a model that predicts velocities turn far more than what it says.
+    return base_model.model_type == ModelType.V_PREDICTION or (row is not None and row.heavy_head)
 
 
 def raw_network(base_model: Any) -> torch.nn.Module:
