@@ -23,7 +23,7 @@ log = logging.getLogger("estimate")
 OUTPUT = Path(__file__).resolve().parent.parent / "docs" / "estimate.md"
 SAMPLERS = ("euler", "dpmpp_2m", "heun")
 LARGENESS = (1.0, 3.0, 7.5)
-SETTINGS = ((20, 1.0), (30, 3.0))
+SETTINGS = ((20, 1.0), (30, 3.0), (30, 7.0))
 
 HEADER = """# The estimated error
 

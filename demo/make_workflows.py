@@ -422,19 +422,19 @@ def about(advice: str, *files: str) -> str:
     return f"{advice}\n\n**Model files**\n\n{where}"
 
 
-def expected(drawing: Drawing, steps: int) -> str:
+def expected(drawing: Drawing, steps: int, cfg: float = 1.0) -> str:
     """What the node does with so many steps and its default interval."""
-    computed = budgeted(drawing.info, steps)
+    computed = budgeted(drawing.info, steps, cfg)
     return (
         f"**What to expect.** Of {steps} steps, {computed} are computed; **Spectrum Accelerate** forecasts the others: "
         f"{steps / computed:.2g} times fewer model evaluations."
     )
 
 
-def budgeted(info: Mapping[str, Any], steps: int) -> int:
+def budgeted(info: Mapping[str, Any], steps: int, cfg: float = 1.0) -> int:
     """How many of so many steps the node computes with its defaults."""
     interval = info["SpectrumAccelerate"]["input"]["required"]["skip_interval"][1]["default"]
-    return budget(Request(tuple(range(steps + 1)), interval))
+    return budget(Request(tuple(range(steps + 1)), interval, guidance=cfg))
 
 
 BYPASS = "To compare, bypass the node (Ctrl+B) and run again with the same seed, or open *Compare A-B (SDXL)*."
@@ -645,7 +645,7 @@ def sdxl_inputs(drawing: Drawing, note: str, note_height: int) -> tuple[Output, 
 def sdxl(drawing: Drawing) -> None:
     """SDXL, text to image."""
     advice = (
-        f"{expected(drawing, 25)} They are further apart with few steps, so the picture differs more: 30 to 50 "
+        f"{expected(drawing, 25, 7.0)} They are further apart with few steps, so the picture differs more: 30 to 50 "
         "steps suit this model better.\n\nSamplers that add noise (ancestral, SDE) are accelerated less. SDXL Turbo "
         f"and Lightning take 1 to 8 steps: leave the node out there. {BYPASS}"
     )

@@ -1,5 +1,6 @@
 """What the page asks the server for: runs that it has not seen, and the plan of a run that has not begun."""
 
+import math
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +17,7 @@ STEPS_LIMIT = 1000
 """Most steps that a plan is made for."""
 
 
-def planned(values: Mapping[str, Any], steps: int, sampler: str = "") -> str | Message:
+def planned(values: Mapping[str, Any], steps: int, sampler: str = "", guidance: float = 1.0) -> str | Message:
     """Which steps a run would compute, or why none could be forecast.
 
     The noise levels of the run are not known yet, so they are taken as evenly spaced; the adaptive schedule moves its
@@ -26,6 +27,7 @@ def planned(values: Mapping[str, Any], steps: int, sampler: str = "") -> str | M
         values: the node's widgets; those of a schedule by their own names.
         steps: of the run.
         sampler: its name, if known.
+        guidance: scale of classifier-free guidance, if known.
 
     Returns:
         "c" (computed) or "f" (forecast) for each step, or the reason.
@@ -35,6 +37,8 @@ def planned(values: Mapping[str, Any], steps: int, sampler: str = "") -> str | M
     """
     if not 1 <= steps <= STEPS_LIMIT:
         raise ValueError(f"steps = {steps}: use 1 to {STEPS_LIMIT}")
+    if not math.isfinite(guidance):
+        raise ValueError(f"cfg = {guidance}: use a number")
     settings = Settings.of(**values)
     info = SAMPLERS.get(sampler, SamplerInfo())
     if info.obstacle:
@@ -45,7 +49,8 @@ def planned(values: Mapping[str, Any], steps: int, sampler: str = "") -> str | M
     times = [1 - step / steps for step in range(steps + 1)]
     guarded = settings.schedule == ADAPTIVE and not settings.evaluations
     span = Range(*settings.noise_range(lambda percent: 1 - percent))
-    policy = Policy(settings.schedule_for(times, info.max_speedup, info.stages), times, span, guarded)
+    schedule = settings.schedule_for(times, info.max_speedup, info.stages, guidance=guidance)
+    policy = Policy(schedule, times, span, guarded)
     reason = policy.unsuitable()
     if reason is not None:
         return reason
@@ -68,7 +73,8 @@ def register() -> None:
     async def plan(request: Any) -> Any:
         try:
             asked = await request.json()
-            found = planned(asked["values"], int(asked["steps"]), str(asked.get("sampler", "")))
+            guidance = float(asked.get("cfg") or 1.0)
+            found = planned(asked["values"], int(asked["steps"]), str(asked.get("sampler", "")), guidance)
         except (KeyError, TypeError, ValueError) as error:
             return web.json_response({"error": str(error)}, status=400)
         return web.json_response({"kinds": found} if isinstance(found, str) else {"off": described(found)})

@@ -258,7 +258,12 @@ class Settings:
         return start, end
 
     def schedule_for(
-        self, times: Sequence[float], max_speedup: float = math.inf, stages: float = 1.0, forced: int = 0
+        self,
+        times: Sequence[float],
+        max_speedup: float = math.inf,
+        stages: float = 1.0,
+        forced: int = 0,
+        guidance: float = 1.0,
     ) -> Schedule:
         """The schedule that these values describe.
 
@@ -267,9 +272,12 @@ class Settings:
             max_speedup: of the sampler; where that is limited, the schedule is a plan with a long warm-up.
             stages: evaluations of a step on average.
             forced: how many steps are computed whatever the schedule says.
+            guidance: scale of classifier-free guidance.
         """
         evaluations = max(1, int(self.evaluations / stages)) if self.evaluations else 0
-        request = Request(tuple(times), self.skip_interval, evaluations, self.growth, self.warmup, self.tail, forced)
+        request = Request(
+            tuple(times), self.skip_interval, evaluations, self.growth, self.warmup, self.tail, forced, guidance
+        )
         if max_speedup < math.inf:
             return limited(request, max_speedup)
         return SCHEDULES[self.schedule].build(request)

@@ -399,19 +399,20 @@ def test_pictures_come_nearer_to_the_full_runs(model, sampler):
 
 
 def test_where_forecasts_cannot_follow_the_rest_is_computed(model):
-    """At strong guidance in few steps pictures would break; unless so many evaluations were asked for."""
-    full = sample(model, cfg=7.0, pictures=4)
-    guarded, counted, mild = (accelerated(model, schedule=ADAPTIVE, **more) for more in ({}, {"evaluations": 8}, {}))
-    near, far = (distance(sample(m, cfg=7.0, pictures=4), full) for m in (guarded, counted))
-    sample(mild, cfg=1.5, pictures=4)
+    """At a long interval with guidance pictures would break; unless so many evaluations were asked for."""
+    full = sample(model, cfg=3.5, pictures=4)
+    wanted = {"skip_interval": 5.0}, {"evaluations": 5}, {"skip_interval": 5.0}
+    guarded, counted, mild = (accelerated(model, schedule=ADAPTIVE, **more) for more in wanted)
+    near, far = (distance(sample(m, cfg=3.5, pictures=4), full) for m in (guarded, counted))
+    sample(mild, cfg=1.0, pictures=4)
     trace, other, calm = (runs(m)[0] for m in (guarded, counted, mild))
-    assert [str(note) for note in trace.notes] == ["estimated error above 20 %: the remaining steps are computed"]
-    assert not other.notes and not calm.notes and other.computed == calm.computed == 8
+    assert [str(note) for note in trace.notes] == ["estimated error above 12 %: the remaining steps are computed"]
+    assert not other.notes and not calm.notes and other.computed == calm.computed
     stopped = next(e.position for e in trace.evaluations if e.reason is Reason.ERROR_LIMIT)
     assert kinds(trace)[stopped:] == "c" * (20 - stopped) and kinds(trace)[:stopped] == kinds(other)[:stopped]
     assert all(e.feature_error is None for e in trace.evaluations[stopped:]), "no feature is kept any more"
     assert any(e.feature_error is not None for e in trace.evaluations[:stopped])
-    assert 8 < trace.computed < 20 and near < 0.8 * far, (near, far)
+    assert other.computed < trace.computed < 20 and near < 0.8 * far, (near, far)
 
 
 @pytest.mark.parametrize("name", ["er_sde", "euler_ancestral", "dpmpp_sde"])
@@ -527,3 +528,17 @@ def test_nothing_is_held_after_a_run_that_ends_early(model, told, how):
     gc.collect()
     assert runs(fast)[0].outcome == ("interrupted" if how == "interrupt" else "error")
     assert told and not [ref for ref in told if ref() is not None]
+
+
+@pytest.mark.parametrize("load", [inprocess.embedded_model, inprocess.lumina_model, inprocess.unet_model])
+def test_strong_guidance_gets_more_evaluations_and_gains_all_the_same(load):
+    """At CFG 7 a third of 30 steps would be worse than 10 plain steps."""
+    model = load()
+    fast = accelerated(model, schedule=ADAPTIVE)
+    full = sample(model, cfg=7.0, steps=30, pictures=4)
+    result = sample(fast, cfg=7.0, steps=30, pictures=4)
+    (trace,) = runs(fast)
+    assert 18 <= trace.computed < 27
+    fewer = sample(model, cfg=7.0, steps=trace.computed, pictures=4)
+    ratios = [distance(a, c) / distance(b, c) for a, b, c in zip(result, fewer, full, strict=True)]
+    assert math.prod(ratios) ** (1 / len(ratios)) < 0.9, ratios

@@ -158,9 +158,12 @@ def test_the_plan_of_a_run_is_known_before_it(server, edited):
     kinds = ask(server, "/spectrum_accelerate/plan", asked)["kinds"]
     report = trace(server.queue(changed), changed)
     assert len(kinds) == 20 and kinds.count("c") == report["computed"]
+    guided = ask(server, "/spectrum_accelerate/plan", asked | {"cfg": 7.0})["kinds"]
+    assert guided.count("c") > kinds.count("c"), "strong guidance needs more"
     off = ask(server, "/spectrum_accelerate/plan", asked | {"sampler": "lcm"})["off"]
     assert off["key"] == "SAMPLER" and off["values"]["sampler"] == "lcm" and "lcm" in off["plain"]
-    for wrong in ({"steps": 0}, {"steps": "many"}, {"values": {"degree": 99}}, {"values": {"unknown": 1}}):
+    values = {"values": {"degree": 99}}, {"values": {"unknown": 1}}
+    for wrong in ({"steps": 0}, {"steps": "many"}, {"cfg": "much"}, *values):
         with pytest.raises(urllib.error.HTTPError, match="400"):
             ask(server, "/spectrum_accelerate/plan", asked | wrong)
 

@@ -64,6 +64,29 @@ def _shuffled(values, generator):
     return values.flatten()[torch.randperm(values.numel(), generator=generator)].view(values.shape)
 
 
+def test_the_distilled_model_needs_eight_steps_and_no_guidance():
+    """Its pictures are nearer to guided ones of many steps than the Flux' by as many calls, and forecasts help."""
+    noise = torch.randn((6, 16, 12, 12), generator=torch.Generator().manual_seed(3))
+    positive, negative = inprocess.prompts(EMOJI, BACKGROUNDS), inprocess.prompts([-1] * 6, [-1] * 6)
+
+    def sample(model, steps, cfg=1.0):
+        with torch.inference_mode():
+            return comfy.sample.sample(
+                model, noise, steps, cfg, "euler", "simple", positive, negative, torch.zeros_like(noise),
+                disable_pbar=True,
+            )  # fmt: skip
+
+    flux, distilled = inprocess.embedded_model(), inprocess.few_step_model()
+    wanted, student = sample(flux, 48, 3.0), sample(distilled, 8)
+    assert hits(student) >= 5
+    others = sample(flux, 8), sample(flux, 4, 3.0)
+    assert distance(student, wanted) < min(distance(other, wanted) for other in others)
+    fast = accelerate(distilled, Settings.of())
+    result = sample(fast, 8)
+    assert runs(fast)[0].computed == 5
+    assert distance(result, student) < distance(sample(distilled, 5), student)
+
+
 @pytest.mark.parametrize("cfg", [1.0, 5.0])
 def test_a_model_that_predicts_velocities_is_forecast_by_its_output(cfg):
     """With its block output, guidance makes other pictures of them (docs/schedules.md is about the other models)."""

@@ -242,7 +242,8 @@ function valueOf(node, name) {
   return feeding?.widgets?.find((widget) => widget.name === "value")?.value;
 }
 
-// Steps and sampler of the first sampler that our node's MODEL reaches: {steps, sampler}, or null if not known.
+// Steps, sampler and guidance of the first sampler that our node's MODEL reaches: {steps, sampler, cfg}, or null if not
+// known.
 function samplerOf(start) {
   const queue = [start];
   const seen = new Set(queue);
@@ -268,7 +269,7 @@ function sampling(node) {
   if (has("steps") && has("sampler_name")) {
     let steps = valueOf(node, "steps");
     if (has("start_at_step")) steps = Math.min(steps, valueOf(node, "end_at_step")) - valueOf(node, "start_at_step");
-    return { steps, sampler: valueOf(node, "sampler_name") };
+    return { steps, sampler: valueOf(node, "sampler_name"), cfg: valueOf(node, "cfg") };
   }
   const input = (name) => node.inputs?.find((entry) => entry.name === name);
   if (!input("sigmas")) return null;
@@ -277,7 +278,10 @@ function sampling(node) {
     feeding = source(feeding, feeding.inputs?.find((entry) => entry.type === "SIGMAS"));
   }
   const chooser = source(node, input("sampler"));
-  return feeding ? { steps: valueOf(feeding, "steps"), sampler: chooser && valueOf(chooser, "sampler_name") } : null;
+  const guider = source(node, input("guider")) ?? node;
+  return feeding
+    ? { steps: valueOf(feeding, "steps"), sampler: chooser && valueOf(chooser, "sampler_name"), cfg: valueOf(guider, "cfg") }
+    : null;
 }
 
 // --- the chart ------------------------------------------------------------------------------------------------------

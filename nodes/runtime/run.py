@@ -42,7 +42,7 @@ from .evaluation import BeginAgain, EvaluationInProgress
 from .failures import failure, ours
 from .features import FeatureForecaster, raw_network
 from .measurements import Measurements
-from .policy import Policy, Range
+from .policy import MAX_ESTIMATED_ERROR, Policy, Range
 from .progress import Progress
 from .ranks import ranks
 
@@ -256,7 +256,8 @@ class SamplingRun:
         flow = isinstance(self._sampling, comfy.model_sampling.CONST)
         times = noise_left(self._sigmas, flow)
         irregular = layout.irregular
-        schedule = self._settings.schedule_for(times, info.max_speedup, layout.mean_stages(), len(irregular))
+        stages, guidance = layout.mean_stages(), _scale(self._guider)
+        schedule = self._settings.schedule_for(times, info.max_speedup, stages, len(irregular), guidance)
         guarded = self._settings.schedule == ADAPTIVE and not self._settings.evaluations
         self._policy = Policy(schedule, self._sigmas, self._span, guarded, irregular)
         capacity = min(self._signal.forecaster.window, max(1, len(self._policy.planned())))
@@ -402,7 +403,7 @@ class SamplingRun:
         reason = self._policy.decide(step)
         if reason is Reason.ERROR_LIMIT:
             self._enter(Phase.COMPUTE_REST)
-            self.trace.note(say(Text.ERROR_LIMIT, limit="20 %"))
+            self.trace.note(say(Text.ERROR_LIMIT, limit=f"{MAX_ESTIMATED_ERROR:.0%}".replace("%", " %")))
         return reason
 
     def _corrected(
@@ -410,9 +411,10 @@ class SamplingRun:
     ) -> torch.Tensor:
         """What the sampler gets instead of a denoised latent."""
         drift = None
+        if evaluation.scale is None:
+            evaluation.scale = _scale(self._guider)
         if self._corrector is not None and self._phase in (Phase.FORECASTING, Phase.COMPUTE_REST):
-            scale = _scale(self._guider) if evaluation.scale is None else evaluation.scale
-            guidance = (frozenset(evaluation.occurrences), scale)
+            guidance = (frozenset(evaluation.occurrences), evaluation.scale)
             index, forecast = evaluation.record.position, evaluation.forecast
             denoised, drift = self._corrector.apply(
                 index, forecast, guidance, timestep, x, denoised, _like(evaluation.mask, x)

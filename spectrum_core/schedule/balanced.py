@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ..estimate import STRONG
 from ..messages import Message, Text, say
 from .base import Request, Schedule, State
 
@@ -29,6 +30,9 @@ SMOOTHNESS = 0.3
 
 NEIGHBOURS = 2
 """How many steps from where equal distances would have it a computed step is looked for."""
+
+SHORTEST = 1.25
+"""The interval that strong guidance leaves at least."""
 
 LATE = 0.1
 """Share of a plan that goes to the end, where fine detail is decided."""
@@ -74,16 +78,28 @@ def least(total: int, interval: float) -> int:
     return max(LEAST, math.floor(2 * math.sqrt(total) * min(1.0, USUAL_INTERVAL / interval)))
 
 
+def bearable(interval: float, guidance: float) -> float:
+    """The interval that a guidance scale bears: strong guidance magnifies errors, so that gaps must be shorter.
+
+    >>> bearable(3.3, guidance=3.0), bearable(3.3, guidance=7.0), bearable(1.1, guidance=7.0)
+    (3.3, 1.65, 1.1)
+    """
+    return max(min(interval, SHORTEST), interval * min(1.0, STRONG / max(guidance, 1.0)))
+
+
 def budget(request: Request) -> int:
-    """How many steps to compute: `evaluations`, or, if that is 0, 1 of `interval` but `least`.
+    """How many steps to compute: `evaluations`, or, if that is 0, 1 of `interval`; `least`, and more with guidance.
 
     >>> [budget(Request(tuple(range(steps + 1)), interval=3.3)) for steps in (10, 20, 30, 50)]
     [6, 8, 10, 15]
+    >>> budget(Request(tuple(range(31)), interval=3.3, guidance=7.0))
+    18
     """
     if request.interval <= 1 and not request.evaluations:
         return request.total
     asked = max(FEWEST, request.evaluations)
-    free = math.floor((request.total - request.forced) / request.interval)
+    interval = bearable(request.interval, request.guidance)
+    free = math.floor((request.total - request.forced) / interval)
     by_interval = max(least(request.total, request.interval), request.forced + free)
     return min(request.total, asked if request.evaluations else by_interval)
 

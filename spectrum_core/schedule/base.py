@@ -32,6 +32,7 @@ class Request:
         warmup: steps computed first.
         tail: steps computed last.
         forced: how many steps are computed whatever the schedule says.
+        guidance: scale of classifier-free guidance.
     """
 
     times: tuple[float, ...]
@@ -41,6 +42,7 @@ class Request:
     warmup: int = 1
     tail: int = 1
     forced: int = 0
+    guidance: float = 1.0
 
     @property
     def total(self) -> int:
