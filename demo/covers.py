@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from .brand import COMPUTED, FORECAST, GROUND, INK, PALE
 from .comfy_server import ROOT, ComfyServer
-from .make_workflows import DEMO, DRAWERS, WORKFLOWS
+from .make_workflows import DEMO, DRAWERS, WORKFLOWS, budgeted
 from .workflow import Json, find_node, to_prompt, without_node, without_outputs
 
 SIDE = 640
@@ -50,11 +50,13 @@ class Sampling:
         steps: of one run of a sampler.
         sampler: its name.
         runs: how many runs with Spectrum Accelerate follow each other.
+        cfg: guidance scale; 1 where there is none.
     """
 
     steps: int
     sampler: str
     runs: int
+    cfg: float
 
 
 def sampling(prompt: Mapping[str, Json]) -> Sampling:
@@ -67,7 +69,8 @@ def sampling(prompt: Mapping[str, Json]) -> Sampling:
         return found[0]
 
     runs = sum(node["class_type"] == "SpectrumAccelerate" for node in prompt.values())
-    return Sampling(value("steps") // runs, value("sampler_name"), runs)
+    guided = any("cfg" in node["inputs"] for node in prompt.values())
+    return Sampling(value("steps") // runs, value("sampler_name"), runs, value("cfg") if guided else 1.0)
 
 
 def picture(server: ComfyServer, outputs: Mapping[str, Any], prompt: dict[str, Json]) -> Image.Image:
@@ -123,6 +126,8 @@ def main() -> int:
             emoji, background, seed = SUBJECTS[index % len(SUBJECTS)]
             fast[inputs["positive"][0]]["inputs"].update(emoji=emoji, background=background)
             inputs.update(steps=how.steps, sampler_name=how.sampler, seed=seed)
+            ours = fast[find_node(fast, "SpectrumAccelerate")]["inputs"]
+            ours["schedule.evaluations"] = budgeted(info, how.steps, how.cfg)
             plain = without_node(without_outputs(fast, "SpectrumReport"), "SpectrumAccelerate")
             outputs = server.queue(fast)
             trace = json.loads(outputs[find_node(fast, "SpectrumReport")]["spectrum"][-1])

@@ -560,7 +560,8 @@ def klein(drawing: Drawing) -> None:
     inner.give("IMAGE", images)
     files = ("flux-2-klein-base-4b.safetensors", "qwen_3_4b.safetensors", "flux2-vae.safetensors")
     advice = (
-        f"{expected(drawing, 20)} With CFG each of them is two evaluations of the network, so the gain is large.\n\n"
+        f"{expected(drawing, 20, 5.0)} With CFG each of them is two evaluations of the network, so the gain is large."
+        "\n\n"
         f"The distilled klein takes 4 steps without CFG: leave Spectrum Accelerate out there. {BYPASS}"
     )
     in_subgraph(drawing, "FLUX.2 klein base", about(advice, *files), inner, "flux2-klein-base")
@@ -595,7 +596,8 @@ def qwen_image(drawing: Drawing) -> None:
     (images,) = inner.node("VAEDecode", samples=latent, vae=vae)
     inner.give("IMAGE", images)
     advice = (
-        f"{expected(drawing, 50)} 50 steps are this model's own number, so this is where forecasting gains most.\n\n"
+        f"{expected(drawing, 50, 4.0)} 50 steps are this model's own number, so this is where forecasting gains most."
+        "\n\n"
         f"With the 4-step Lightning LoRA there is nothing to forecast: bypass the node. {BYPASS}"
     )
     in_subgraph(drawing, "Qwen-Image 2512", about(advice, *files), inner, "qwen-image-2512")
@@ -623,7 +625,7 @@ def z_image(drawing: Drawing) -> None:
     (images,) = inner.node("VAEDecode", samples=latent, vae=vae)
     inner.give("IMAGE", images)
     advice = (
-        f"{expected(drawing, 25)} The model takes up to 50 steps: with forecasts they cost little more.\n\n"
+        f"{expected(drawing, 25, 4.0)} The model takes up to 50 steps: with forecasts they cost little more.\n\n"
         f"Z-Image Turbo takes 8 steps without CFG, where little can be forecast. {BYPASS}"
     )
     in_subgraph(drawing, "Z-Image", about(advice, *files), inner, "z-image")
@@ -746,8 +748,8 @@ def ltx2(drawing: Drawing) -> None:
     (video,) = inner.node("CreateVideo", images=images, fps=rate, audio=audio)
     inner.give("VIDEO", video)
     advice = (
-        f"{expected(drawing, 20)} The sampler is *euler*: *euler_ancestral* adds noise and is accelerated less.\n\n"
-        "This is the first of the two stages of ComfyUI's template. The second one, with the distilled LoRA and 3 "
+        f"{expected(drawing, 20, 4.0)} The sampler is *euler*: *euler_ancestral* adds noise and is accelerated less."
+        "\n\nThis is the first of the two stages of ComfyUI's template. The second one, with the distilled LoRA and 3 "
         "steps, has nothing to forecast: connect the plain model there."
     )
     in_subgraph(drawing, "LTX-2", about(advice, checkpoint, encoder), inner, "ltx-2", 380)
@@ -767,9 +769,9 @@ def hunyuan_video(drawing: Drawing) -> None:
     (vae,) = drawing.node("VAELoader", vae_name=files[3])
     drawing.below("")
     advice = (
-        f"{expected(drawing, 20)} With CFG each of them is two evaluations of the network. 50 steps are the model's "
-        "own number; with forecasts they cost about as much as 20 full ones.\n\nThe distilled models (8 steps, also "
-        "the 1080p upscaler) gain little. EasyCache does the same: use one of the two."
+        f"{expected(drawing, 20, 6.0)} With CFG each of them is two evaluations of the network. 50 steps are the "
+        f"model's own number; with forecasts they cost as much as {budgeted(drawing.info, 50, 6.0)} full ones.\n\n"
+        "The distilled models (8 steps, also the 1080p upscaler) gain little. EasyCache does the same: use one of the two."
     )
     drawing.note("About this workflow", about(advice, *files), 400)
     drawing.column(400, "Inputs")
