@@ -769,9 +769,10 @@ def hunyuan_video(drawing: Drawing) -> None:
     (vae,) = drawing.node("VAELoader", vae_name=files[3])
     drawing.below("")
     advice = (
-        f"{expected(drawing, 20, 6.0)} With CFG each of them is two evaluations of the network. 50 steps are the "
-        f"model's own number; with forecasts they cost as much as {budgeted(drawing.info, 50, 6.0)} full ones.\n\n"
-        "The distilled models (8 steps, also the 1080p upscaler) gain little. EasyCache does the same: use one of the two."
+        f"{expected(drawing, 20, 6.0)} With CFG each of them is two evaluations of the network. 50 steps are "
+        f"the model's own number; with forecasts they cost as much as {budgeted(drawing.info, 50, 6.0)} full ones.\n\n"
+        "The distilled models (8 steps, also the 1080p upscaler) gain little. EasyCache does the same: use one of the "
+        "two."
     )
     drawing.note("About this workflow", about(advice, *files), 400)
     drawing.column(400, "Inputs")
