@@ -56,7 +56,7 @@ def measure(model: Any, sampler: str, steps: int, cfg: float, seed: int) -> tupl
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tuning", action="store_true", help="tuning seeds; no file")
-    parser.add_argument("--pictures", type=int, default=4)
+    parser.add_argument("--pictures", type=int, default=2)
     options = parser.parse_args()
     logging.getLogger().setLevel(logging.WARNING)
     log.setLevel(logging.INFO)

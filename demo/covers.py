@@ -134,7 +134,7 @@ def main() -> int:
             kinds = [evaluation["kind"] for evaluation in trace["evaluations"]]
             pictures = [picture(server, server.queue(plain), plain), picture(server, outputs, fast)]
             cover = draw(name, pictures, kinds, how.runs)
-            cover.save(WORKFLOWS / f"{name}.jpg", quality=85, optimize=True)
+            cover.save(WORKFLOWS / f"{name}.jpg", quality=80, optimize=True)
             log.info("%s: %d of %d", (WORKFLOWS / f"{name}.jpg").relative_to(ROOT), kinds.count("computed"), len(kinds))
     return 0
 
