@@ -36,7 +36,7 @@ twice the estimate.
 
 The estimate follows from how far the latent was off in its worst gap, before that was corrected, and from the guidance
 scale, which magnifies what is left (`spectrum_core/estimate.py`). Its constants were fitted on other seeds. At strong
-guidance it errs on the safe side. With samplers that add noise, a picture may turn by the noise alone; there the node
+guidance it is often too high. With samplers that add noise, a picture may turn by the noise alone; there the node
 says that the error is not known, as it does without correction.
 """
 
