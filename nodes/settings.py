@@ -59,7 +59,8 @@ class Setting:
 SKIP_INTERVAL = Setting(
     "skip_interval",
     3.3,
-    "On average, one of this many steps is computed. Higher is faster and less faithful; 1 computes every step.",
+    "On average, one of this many steps is computed. Higher is faster and less faithful; 1 computes every step. "
+    "Short runs and cfg above 3.5 compute more.",
     1,
     16,
     0.1,

@@ -337,7 +337,7 @@ def test_whatever_is_measured_budget_warm_up_and_tail_are_kept(
     wanted = Request(tuple(times), interval, evaluations, warmup=warmup, tail=tail)
     schedule, numbers = Adaptive.build(wanted), iter(found * (total + 1))
     computed = follow(schedule, total, lambda a, b: next(numbers))
-    assert len(computed) <= budget(wanted)
+    assert len(computed) == budget(wanted)
     assert {*range(min(total, schedule.warmup)), *range(max(0, total - schedule.tail), total)} <= set(computed)
     other = follow(schedule, total, lambda a, b: found[0], forced=forced)
     assert {f for f in forced if f < total} <= set(other)

@@ -118,11 +118,10 @@ class Adaptive(Schedule):
         tail = tuple(range(max(0, end), total))
         if left <= 0 or first >= end:
             return (last, *tail)
-        if first < self.warmup:
-            return (last, *range(first, self.warmup), *tail)
-        head: tuple[int, ...] = ()
-        if not placed.k and left < end - first:  # nothing is known yet: the next step shows it
-            head, first, left = (first,), first + 1, left - 1
+        head = tuple(range(first, min(self.warmup, end)))
+        if not head and not placed.k and left < end - first:  # nothing is known yet: the next step shows it
+            head = (first,)
+        first, left = first + len(head), left - len(head)
         if left >= end - first:
             return (last, *head, *range(first, end), *tail)
         k = placed.k or 1.0
