@@ -265,6 +265,7 @@ class Settings:
         stages: float = 1.0,
         forced: int = 0,
         guidance: float = 1.0,
+        ends: tuple[int, int] = (0, 0),
     ) -> Schedule:
         """The schedule that these values describe.
 
@@ -274,11 +275,11 @@ class Settings:
             stages: evaluations of a step on average.
             forced: how many steps are computed whatever the schedule says.
             guidance: scale of classifier-free guidance.
+            ends: how many steps at the start and at the end may not be forecast: a longer warm-up and a longer tail.
         """
         evaluations = max(1, int(self.evaluations / stages)) if self.evaluations else 0
-        request = Request(
-            tuple(times), self.skip_interval, evaluations, self.growth, self.warmup, self.tail, forced, guidance
-        )
+        warmup, tail = max(self.warmup, ends[0]), max(self.tail, ends[1])
+        request = Request(tuple(times), self.skip_interval, evaluations, self.growth, warmup, tail, forced, guidance)
         if max_speedup < math.inf:
             return limited(request, max_speedup)
         return SCHEDULES[self.schedule].build(request)

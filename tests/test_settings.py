@@ -3,10 +3,12 @@
 import math
 from types import SimpleNamespace
 
+import comfy.sample
 import pytest
 import torch
-from sampling import accelerated, flat, kinds, runs
+from sampling import accelerated, distance, flat, kinds, runs
 from spectrum_accelerate.nodes.accelerate import SpectrumAccelerate
+from spectrum_accelerate.nodes.runtime import accelerate
 from spectrum_accelerate.nodes.settings import (
     ADAPTIVE,
     COMMON,
@@ -22,6 +24,8 @@ from spectrum_accelerate.nodes.settings import (
 from spectrum_accelerate.spectrum_core.history import History
 from spectrum_accelerate.spectrum_core.messages import Reason, Text
 from zoo import MODELS
+
+from demo import inprocess
 
 FLUX = MODELS["flux"]
 
@@ -203,6 +207,40 @@ def test_percents_that_leave_nothing_say_so(model):
     result, trace = outcome(model, steps=12, start_percent=0.98)
     assert torch.equal(result, flat(FLUX.sample(model, steps=12)))
     assert trace.off.text is Text.OUTSIDE
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"warmup": 3},
+        {"warmup": 9},
+        {"tail": 6},
+        {"warmup": 5, "tail": 5},
+        {"start_percent": 0.3},
+        {"start_percent": 0.5, "end_percent": 0.9},
+        {"skip_interval": 6.0},
+        {"schedule": PAPER, "warmup": 5},
+        {"schedule": FIXED, "start_percent": 0.3},
+    ],
+    ids=lambda changes: ", ".join(f"{name}={value}" for name, value in changes.items()),
+)
+def test_steps_that_must_be_computed_leave_enough_for_the_rest(changes):
+    """However many the widgets want computed at the ends, no gap gets so long that fewer steps would be nearer."""
+    flux = inprocess.embedded_model()
+    positive, negative = inprocess.prompts([3, 40], [1, 5]), inprocess.prompts([-1] * 2, [-1] * 2)
+    noise = torch.randn((2, 16, 12, 12), generator=torch.Generator().manual_seed(4))
+
+    def sample(model, steps=30):
+        with torch.inference_mode():
+            return comfy.sample.sample(
+                model, noise, steps, 2.0, "euler", "simple", positive, negative, torch.zeros_like(noise),
+                disable_pbar=True, seed=4,
+            )  # fmt: skip
+
+    plain, fast = sample(flux), accelerate(flux, Settings.of(**changes))
+    error, trace = distance(sample(fast), plain), runs(fast)[0]
+    assert trace.forecast >= 8
+    assert error < distance(sample(flux, trace.computed), plain)
 
 
 def test_the_history_has_room_for_what_will_be_computed_and_no_more(model, monkeypatch):

@@ -31,6 +31,16 @@ class Range:
             return Reason.BEFORE_START
         return Reason.AFTER_END if sigma < self.end else None
 
+    def ends(self, sigmas: Sequence[float]) -> tuple[int, int]:
+        """How many steps at the start and at the end of a run lie outside.
+
+        >>> Range(start=0.9, end=0.3).ends([1.0, 0.8, 0.5, 0.2, 0.0])
+        (1, 1)
+        """
+        outside = [self.outside(sigma) is not None for sigma in sigmas[:-1]]
+        inside = [step for step, out in enumerate(outside) if not out]
+        return (inside[0], len(outside) - 1 - inside[-1]) if inside else (len(outside), 0)
+
 
 class Policy:
     """Which steps of a run are computed.
@@ -111,6 +121,7 @@ class Policy:
     def unsuitable(self) -> Message | None:
         """Why nothing of the run can be forecast, if so."""
         found = self._schedule.unsuitable(self.steps)
-        if found is None and len(self.planned()) >= self.steps:
+        outside = self._span.ends(self._sigmas) != (0, 0)
+        if len(self.planned()) >= self.steps and (found is None or outside):
             return say(Text.OUTSIDE)
         return found

@@ -90,18 +90,24 @@ def bearable(interval: float, guidance: float) -> float:
 def budget(request: Request) -> int:
     """How many steps to compute: `evaluations`, or, if that is 0, 1 of `interval`; `least`, and more with guidance.
 
+    More than one step of warm-up or of tail, and what is forced, come on top: the interval is that of the other steps.
+
     >>> [budget(Request(tuple(range(steps + 1)), interval=3.3)) for steps in (10, 20, 30, 50)]
     [6, 8, 10, 15]
     >>> budget(Request(tuple(range(31)), interval=3.3, guidance=7.0))
     18
+    >>> budget(Request(tuple(range(31)), interval=3.3, warmup=9, tail=3))
+    16
     """
     if request.interval <= 1 and not request.evaluations:
         return request.total
-    asked = max(FEWEST, request.evaluations)
-    interval = bearable(request.interval, request.guidance)
-    free = math.floor((request.total - request.forced) / interval)
-    by_interval = max(least(request.total, request.interval), request.forced + free)
-    return min(request.total, asked if request.evaluations else by_interval)
+    if request.evaluations:
+        return min(request.total, max(FEWEST, request.evaluations))
+    extra = request.forced + max(0, request.warmup - 1) + max(0, request.tail - 1)
+    other = max(0, request.total - extra)
+    by_interval = math.floor(other / bearable(request.interval, request.guidance))
+    at_least = other * least(request.total, request.interval) // max(1, request.total)
+    return min(request.total, extra + max(FEWEST, by_interval, at_least))
 
 
 def limited(request: Request, max_speedup: float) -> Plan:
