@@ -25,7 +25,7 @@ FLAGS = [
 ]
 READY = """() => !!(window.app?.vueAppReady && window.app?.rootGraphInternal
     && window.LiteGraph?.registered_node_types?.KSampler)"""
-EVENTS = ["execution_success", "execution_error", "promptQueued"]
+EVENTS = ["executed", "execution_success", "execution_error", "promptQueued"]
 # What the page says about itself: user files that do not exist yet, calls to the internet that the server forbids, and
 # the refusal of a prompt, which it also shows.
 HARMLESS = (
