@@ -94,6 +94,7 @@ def beside(
     load: Callable[[], Any] = inprocess.embedded_model,
     sample: Callable[..., Any] = latents,
     target: str = "auto",
+    correct: bool = True,
     **more: Any,
 ) -> Outcome:
     """A run with the defaults beside a pack, and the same without our node.
@@ -104,6 +105,7 @@ def beside(
         load: makes the MODEL.
         sample: samples it.
         target: what is forecast.
+        correct: whether gaps are corrected.
     """
 
     def alone(**changes: Any) -> torch.Tensor:
@@ -111,7 +113,7 @@ def beside(
         return result
 
     plain = alone()
-    fast = accelerate(patched(load()), Settings.of(target=target))
+    fast = accelerate(patched(load()), Settings.of(target=target, correct=correct))
     result = sample(fast, sampler(), **more)
     return Outcome(runs(fast)[-1], result, plain, alone)
 

@@ -297,6 +297,7 @@ def test_bars_are_seen_in_each_theme_and_zoom(page, theme, zoom):
 def test_the_chart_speaks_the_users_language(page):
     page.page.evaluate("() => app.extensionManager.setting.set('Comfy.Locale', 'zh')")
     try:
+        page.page.wait_for_timeout(2000)  # some pages open the workflow again, as it was loaded
         run(page, 360, steps=4)
         wait_for_chart(page, "未加速\uff1a4 步太少")
         assert "请使用更多步数" in chart(page)["title"]

@@ -88,7 +88,7 @@ def test_official_spectrum_is_the_ridge_formula():
 
 
 def test_official_spectrum_keeps_its_own_schedule_where_that_fits():
-    own = {"schedule": "growing interval", "warmup": 5, "tail": 0, "skip_interval": 2.0, "growth": 0.75}
+    own = {"schedule": "paper", "warmup": 5, "tail": 0, "skip_interval": 2.0, "growth": 0.75}
     assert official(50, 14) == official(20, 9) == own
     assert official(50, 49) is None
 

@@ -33,7 +33,7 @@ def test_a_renamed_sampler_that_adds_noise_is_found_out_before_the_run(name):
     outcome = beside(lambda: renamed(name))
     assert Reason.PROBING not in {e.reason for e in outcome.trace.evaluations}
     assert outcome.trace.forecast >= outcome.trace.total // 6 and outcome.trace.target == "denoised latent"
-    assert outcome.error < 0.5 * outcome.fewer()
+    assert outcome.error < outcome.fewer(-(-outcome.trace.computed // (2 if name == "dpmpp_sde" else 1)))
 
 
 def test_a_renamed_sampler_that_replaces_the_noise_runs_in_full():
@@ -138,15 +138,17 @@ def told(name, amount):
     some([(1.0, 0.1), (1.0, 1.0), (3.0, 0.1), (3.0, 0.5), (3.0, 1.0)], (1.0, 0.1), (3.0, 0.5), (3.0, 1.0)),
 )
 def test_a_sampler_that_tells_the_network_another_noise_level(name, cfg, amount):
+    """It is forecast as often, and its correction helps."""
     load = inprocess.lumina_model  # whose pictures flip less
     alone, outcome = (
         beside(sampler, load=load, cfg=cfg) for sampler in (lambda: own(name), lambda: told(name, amount))
     )
     assert outcome.trace.computed <= 1.1 * alone.trace.computed and outcome.trace.error is not None
-    if amount * cfg < 3:
-        assert outcome.median <= 1.3 * alone.median + 0.005
-    else:  # the network is told 30 % less noise in mid-run: the path itself is rougher
-        assert outcome.error < outcome.fewer()
+    uncorrected = beside(lambda: told(name, amount), load=load, cfg=cfg, correct=False)
+    assert outcome.error < 1.1 * uncorrected.error
+    stages = 2 if name == "heun" else 1
+    # With guidance, one of the six pictures becomes another one by a few per cent more or less of noise.
+    assert outcome.error < (1.5 if cfg > 1 else 1.0) * outcome.fewer((outcome.trace.computed + stages - 1) // stages)
 
 
 @pytest.mark.parametrize("name", ["euler", "euler_ancestral"])
