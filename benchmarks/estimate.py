@@ -2,6 +2,7 @@
 
 python dev.py bench estimate            # docs/estimate.md, on reporting seeds
 python dev.py bench estimate --tuning   # on tuning seeds; no file
+python dev.py bench estimate --fit      # the constants of spectrum_core/estimate.py, from tuning seeds; no file
 """
 
 import argparse
@@ -34,39 +35,56 @@ twice the estimate.
 
 {table}
 
-The estimate follows from how far the latent was off in its worst gap, before that was corrected, and from the guidance
-scale, which magnifies what is left (`spectrum_core/estimate.py`). Its constants were fitted on other seeds. At strong
-guidance it is often too high. With samplers that add noise, a picture may turn by the noise alone; there the node
-says that the error is not known, as it does without correction.
+The estimate follows from how far the latent was off in each gap, before that was corrected
+(`spectrum_core/estimate.py`). Its constants were fitted on other seeds (`--fit`). At strong guidance it is less sure.
+With samplers that add noise, a picture may turn by the noise alone; there the node says that the error is not known, as
+it does without correction.
 """
 
 
-def measure(model: Any, sampler: str, steps: int, cfg: float, seed: int) -> tuple[float, float] | None:
-    """Estimate and truth of one picture; None where nothing was forecast."""
+def measure(model: Any, sampler: str, steps: int, cfg: float, seed: int) -> tuple[float, float, float] | None:
+    """Estimate and truth of one picture, and its drifts' root sum of squares; None where nothing was forecast."""
     bench = Bench(model, steps, cfg, 1, seed)
     bench.full = bench.sample(model, steps, sampler)
     fast = accelerate(model, Settings.of())
     true = float(bench.errors(bench.sample(fast, steps, sampler))[0])
     attached = attachment(fast)
     assert attached is not None
-    estimated = attached.runs[-1].error
-    return None if estimated is None else (estimated, true)
+    trace = attached.runs[-1]
+    drifts = [e.drift for e in trace.evaluations if e.drift is not None]
+    return None if trace.error is None else (trace.error, true, float(np.linalg.norm(drifts)))
+
+
+def fitted(drifts: list[float], errors: list[float], rounds: int = 30) -> tuple[float, float]:
+    """Share and power of error = share * drift ** power: least absolute deviations of the logarithms."""
+    x, y = np.column_stack([np.ones(len(drifts)), np.log(drifts)]), np.log(errors)
+    weights = np.ones(len(y))
+    for _ in range(rounds):
+        root = np.sqrt(weights)
+        solution = np.linalg.lstsq(x * root[:, None], y * root, rcond=None)[0]
+        weights = 1 / np.maximum(np.abs(x @ solution - y), 0.1)
+    return float(np.exp(solution[0])), float(solution[1])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tuning", action="store_true", help="tuning seeds; no file")
+    parser.add_argument("--fit", action="store_true", help="the constants, from tuning seeds; no file")
     parser.add_argument("--pictures", type=int, default=2)
     options = parser.parse_args()
     logging.getLogger().setLevel(logging.WARNING)
     log.setLevel(logging.INFO)
-    first = TUNING if options.tuning else REPORTING
+    first = TUNING if options.tuning or options.fit else REPORTING
+    drifts: list[float] = []
+    errors: list[float] = []
     loaded = {name: load() for name, load in MODELS.items()}
     found: dict[tuple[str, str], list[float]] = {}
     every = list(itertools.product(MODELS, LARGENESS, SAMPLERS, SETTINGS, range(first, first + options.pictures)))
     for name, k, sampler, (steps, cfg), seed in tqdm(every, disable=None):
         pair = measure(enlarged(loaded[name], k), sampler, steps, cfg, seed)
         if pair is not None:
+            drifts.append(max(pair[2], 1e-6))
+            errors.append(max(pair[1], 1e-6))
             for group in (("model", name), ("k", f"{k:g}"), ("sampler", sampler), ("CFG", f"{cfg:g}"), ("all", "")):
                 found.setdefault(group, []).append(pair[1] / max(pair[0], 1e-9))
     lines = ["| | pictures | true / estimated, median | 10 % to 90 % | within 2x |", "|---|---|---|---|---|"]
@@ -77,7 +95,9 @@ def main() -> None:
         lines.append(f"| {label} | {len(ratios)} | {np.median(ratios):.2f} | {low:.2f} to {high:.2f} | {near:.0%} |")
     table = "\n".join(lines)
     log.info(table)
-    if not options.tuning:
+    if options.fit:
+        log.info("SHARE, POWER = %.3f, %.3f", *fitted(drifts, errors))
+    elif not options.tuning:
         OUTPUT.write_text(HEADER.format(table=table))
 
 

@@ -406,7 +406,7 @@ def test_where_forecasts_cannot_follow_the_rest_is_computed(model):
     near, far = (distance(sample(m, cfg=3.5, pictures=4), full) for m in (guarded, counted))
     sample(mild, cfg=1.0, pictures=4)
     trace, other, calm = (runs(m)[0] for m in (guarded, counted, mild))
-    assert [str(note) for note in trace.notes] == ["estimated error above 12 %: the remaining steps are computed"]
+    assert [str(note) for note in trace.notes] == ["estimated error above 8 %: the remaining steps are computed"]
     assert not other.notes and not calm.notes and other.computed == calm.computed
     stopped = next(e.position for e in trace.evaluations if e.reason is Reason.ERROR_LIMIT)
     assert kinds(trace)[stopped:] == "c" * (20 - stopped) and kinds(trace)[:stopped] == kinds(other)[:stopped]

@@ -50,21 +50,21 @@ class Measurements:
         measured = Readback(drift) if drift is not None else None
         if evaluation.feature_errors or evaluation.changes or measured is not None:
             lag = 1 if evaluation.changes and curious else None
-            record, guidance = evaluation.record, evaluation.scale or 1.0
-            entry = (evaluation.step, record, guidance, evaluation.feature_errors, evaluation.changes, measured)
+            record = evaluation.record
+            entry = (evaluation.step, record, evaluation.feature_errors, evaluation.changes, measured)
             self._waiting.put(record.position, entry, lag)
 
     def learn(self, position: float, policy: Policy) -> Message | None:
         """Use the numbers whose place this evaluation is. Why nothing more may be forecast, if so."""
         stop = None
-        for step, record, guidance, errors, changes, drift in self._waiting.due(position):
+        for step, record, errors, changes, drift in self._waiting.due(position):
             found = [value for error in errors for value in error.wait().tolist()]
             if any(math.isnan(value) for value in found):
                 stop = stop or say(Text.NOT_FINITE)
             finite = [value for value in found if math.isfinite(value)]
             record.feature_error = max(finite) if finite else None
             if drift is not None:
-                self._judge(record, drift.wait().double().numpy(), guidance)
+                self._judge(record, drift.wait().double().numpy())
                 policy.drifted(self._estimate.worst() or 0.0)
             if self._discontinued(record, finite):
                 stop = stop or say(Text.DISCONTINUED)
@@ -83,11 +83,11 @@ class Measurements:
         if self._trace.evaluations:
             self._trace.evaluations[-1].estimate = self._trace.error
 
-    def _judge(self, record: Evaluation, drifts: Any, guidance: float) -> None:
+    def _judge(self, record: Evaluation, drifts: Any) -> None:
         """A gap has ended: what the final latent is expected to be off by, so far."""
         record.drift = float(drifts.max())
         found, _ = gaps(self._trace.kinds[: record.position] + "c", {record.position})
-        self._estimate.judged(drifts, found.get(record.position, 1), guidance)
+        self._estimate.judged(drifts, found.get(record.position, 1))
         self._trace.error = None if self.noisy else self._estimate.worst()
 
     def _discontinued(self, record: Evaluation, errors: list[float]) -> bool:

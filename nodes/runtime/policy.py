@@ -8,7 +8,7 @@ from ...spectrum_core.forecast import Axis
 from ...spectrum_core.messages import Message, Reason, Text, say
 from ...spectrum_core.schedule import Schedule, State
 
-MAX_ESTIMATED_ERROR = 0.12
+MAX_ESTIMATED_ERROR = 0.08
 """Estimated error so far from which on the rest of a run is computed, where no number of evaluations was asked for:
 with strong guidance and few steps, pictures break there, and computing mends most of it."""
 

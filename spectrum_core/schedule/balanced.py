@@ -10,7 +10,6 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..estimate import STRONG
 from ..messages import Message, Text, say
 from .base import Request, Schedule, State
 
@@ -30,6 +29,9 @@ SMOOTHNESS = 0.3
 
 NEIGHBOURS = 2
 """How many steps from where equal distances would have it a computed step is looked for."""
+
+STRONG = 3.5
+"""Guidance scale from which on errors are magnified, in proportion to it, so that gaps must be shorter."""
 
 SHORTEST = 1.25
 """The interval that strong guidance leaves at least."""
