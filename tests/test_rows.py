@@ -583,3 +583,15 @@ def test_windows_that_move_leave_no_histories_behind(histories, monkeypatch):
     assert GAP in {e.reason for e in fast.traces[0].evaluations}
     assert 0 < max(counts) <= 2 * calls, "this evaluation's windows and the last one's"
     assert not histories
+
+
+def test_the_larger_of_two_scales_sets_the_budget():
+    tiny = MODELS["flux"]
+    conditionings = [tiny.conditioning(seed) for seed in (1, 5, 2)]
+
+    def computed(*scales):
+        fast = accelerated(tiny.build(), schedule="adaptive", skip_interval=3.3, warmup=1)
+        guided(tiny, fast, custom.DualCFGGuider.execute(fast, *conditionings, *scales, "regular"))
+        return runs(fast)[0].kinds.count("c")
+
+    assert computed(7.0, 2.0) == computed(2.0, 7.0) > computed(3.0, 2.0)

@@ -459,6 +459,6 @@ def _like(mask: torch.Tensor | None, latent: torch.Tensor) -> torch.Tensor | Non
 
 
 def _scale(guider: Any) -> float:
-    """The scale of classifier-free guidance now, if the guider has one."""
-    cfg = getattr(guider, "cfg", 1.0)
-    return float(cfg) if isinstance(cfg, int | float) else 1.0
+    """The scale of classifier-free guidance now, the larger one of a guider with two; 1 if it has none."""
+    scales = (getattr(guider, name, 1.0) for name in ("cfg", "cfg1", "cfg2"))
+    return max(float(scale) if isinstance(scale, int | float) else 1.0 for scale in scales)
