@@ -81,12 +81,13 @@ def main() -> None:
     found: dict[tuple[str, str], list[float]] = {}
     every = list(itertools.product(MODELS, LARGENESS, SAMPLERS, SETTINGS, range(first, first + options.pictures)))
     for name, k, sampler, (steps, cfg), seed in tqdm(every, disable=None):
-        pair = measure(enlarged(loaded[name], k), sampler, steps, cfg, seed)
-        if pair is not None:
-            drifts.append(max(pair[2], 1e-6))
-            errors.append(max(pair[1], 1e-6))
+        measured = measure(enlarged(loaded[name], k), sampler, steps, cfg, seed)
+        if measured is not None:
+            estimated, true, drift = measured
+            drifts.append(max(drift, 1e-6))
+            errors.append(max(true, 1e-6))
             for group in (("model", name), ("k", f"{k:g}"), ("sampler", sampler), ("CFG", f"{cfg:g}"), ("all", "")):
-                found.setdefault(group, []).append(pair[1] / max(pair[0], 1e-9))
+                found.setdefault(group, []).append(true / max(estimated, 1e-9))
     lines = ["| | pictures | true / estimated, median | 10 % to 90 % | within 2x |", "|---|---|---|---|---|"]
     for (kind, value), ratios in sorted(found.items()):
         low, high = np.percentile(ratios, [10, 90])

@@ -207,6 +207,7 @@ def test_percents_that_leave_nothing_say_so(model):
     result, trace = outcome(model, steps=12, start_percent=0.98)
     assert torch.equal(result, flat(FLUX.sample(model, steps=12)))
     assert trace.off.text is Text.OUTSIDE
+    assert outcome(model, steps=4, schedule=ADAPTIVE, warmup=1, start_percent=0.3)[1].off.text is Text.TOO_FEW_STEPS
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,7 @@ class Policy:
     def unsuitable(self) -> Message | None:
         """Why nothing of the run can be forecast, if so."""
         found = self._schedule.unsuitable(self.steps)
-        outside = self._span.ends(self._sigmas) != (0, 0)
-        if len(self.planned()) >= self.steps and (found is None or outside):
+        if found is None and len(self.planned()) >= self.steps:
             return say(Text.OUTSIDE)
-        return found
+        narrowed = self._span.ends(self._sigmas) != (0, 0)  # a longer warm-up and tail to the schedule
+        return say(Text.OUTSIDE) if found and found.text is Text.ALL_COMPUTED and narrowed else found
