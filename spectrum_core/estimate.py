@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 SHARE, POWER = 0.19, 2 / 3
-"""Error of the final latent for a drift of 1, and how it grows with the drift: rounded from a fit to four trained models
-on tuning seeds (`python dev.py bench estimate --fit`), guidance 1 to 7, 20 or 30 steps, latents 1 to 7.5 times as
-large. Guidance is no part of it: drifts grow with it by themselves."""
+"""Error of the final latent for a drift of 1, and how it grows with the drift: rounded from a fit to four trained
+models on tuning seeds (`python dev.py bench estimate --fit`), guidance 1 to 7, 20 or 30 steps, latents 1 to 7.5 times
+as large. Guidance is no part of it: drifts grow with it by themselves."""
 
 
 def expected(drift: float) -> float:
