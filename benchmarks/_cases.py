@@ -16,7 +16,6 @@ import comfy.samplers  # noqa: E402
 import torch  # noqa: E402
 from _counting import counted  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity  # noqa: E402
 
 Array = NDArray[np.float64]
 
@@ -152,6 +151,8 @@ def decode(vae: Any, latents: torch.Tensor) -> NDArray[np.float32]:
 
 def likeness(pictures: NDArray[np.float32], reference: NDArray[np.float32]) -> tuple[Array, Array]:
     """PSNR in dB (at most 120) and SSIM of each picture: [batch], [batch]."""
+    from skimage.metrics import peak_signal_noise_ratio, structural_similarity  # a machine with a GPU may lack it
+
     pairs = list(zip(reference, pictures, strict=True))
     with np.errstate(divide="ignore"):
         psnr = [min(120.0, peak_signal_noise_ratio(a, b, data_range=1)) for a, b in pairs]

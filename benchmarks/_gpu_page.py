@@ -1,5 +1,6 @@
 """docs/gpu.md from what `bench gpu` measured."""
 
+import textwrap
 from typing import Any
 
 SPEEDS = {"flux": 0.98, "qwen": None, "wan": 0.98, "sdxl": 0.93}
@@ -13,15 +14,19 @@ def page(results: dict[str, Any]) -> str:
         "# On a GPU",
         "",
         "`python dev.py bench gpu --out DIR`, then `python dev.py bench gpu --page DIR/gpu.json`.",
+        "ComfyUI's own classes with random weights; ratios within one run.",
+        "",
     ]
-    lines += ["ComfyUI's own classes with random weights; ratios within one run.", ""]
     if tiny:
         lines += [
             "**Not measured yet on a GPU.** Below is what a CPU shows, with `--size tiny`: the same script with small",
             "models of hidden width 1024 (SDXL: 64 to 128 channels) on busy cores. Seconds vary; only that everything",
             "runs, what is identical, and what is counted says something here.",
         ]
-    lines += ["", f"Device: {results['device']}; torch {results['torch']}.", ""]
+    lines += [""] * tiny + [f"Device: {results['device']}; torch {results['torch']}.", ""]
+    for remark in results.get("remarks", []):
+        lines += textwrap.wrap(f"* {remark}", 116, subsequent_indent="  ")
+    lines += [""] * bool(results.get("remarks"))
     lines += _speed(parts, tiny) + _memory(parts)
     for part, title, text in SECTIONS:
         found = parts.get(part)
@@ -91,16 +96,18 @@ def _identity(found: dict[str, Any]) -> list[str]:
 
     return [
         f"{found['model']}: the same seed three times: {answer(found['repeated'])}; with ComfyUI's preview of each "
-        f"step, twice: {answer(found['preview'])}."
+        f"step, twice: {answer(found['preview'])}. Without our node, three times: {answer(found['plain_repeated'])}."
     ]
 
 
 def _waiting(found: dict[str, Any]) -> list[str]:
     ours = f"{found['ours_on_forecasts']} of ours on forecast evaluations, {found['ours_on_computed']} on computed ones"
-    text = f"{found['model']}: operations that make the host wait, as torch reports them: {ours}."
-    return [text, "", "All of them on forecast evaluations:", ""] + [
-        f"* {place}: {times} times" for place, times in sorted(found["forecast"].items())
-    ]
+    lines = [f"{found['model']}: operations that make the host wait, as torch reports them: {ours}.", ""]
+    for kind in ("forecast", "computed"):
+        lines += [f"On {kind} evaluations: {'all of them:' if found[kind] else 'none.'}", ""]
+        lines += [f"* {place}: {times} times" for place, times in sorted(found[kind].items())]
+        lines += [""] * bool(found[kind])
+    return lines[:-1]
 
 
 def _evaluation(found: dict[str, Any]) -> list[str]:
@@ -132,6 +139,34 @@ def _compiled(found: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _trained(found: dict[str, Any]) -> list[str]:
+    lines = ["The tiny trained models, 30 steps, CFG 3, four pictures, float32.", ""]
+    lines += ["| model, device | evaluations | relative L2 to the full run | estimated |", "|---|---|---|---|"]
+    for name, run in found.items():
+        lines.append(f"| {name} | `{run['kinds']}` | {run['relative_l2']:.4f} | {run['estimated']:.4f} |")
+    return lines
+
+
+def _server(found: dict[str, Any]) -> list[str]:
+    def answer(same: bool) -> str:
+        return "bit-identical" if same else "**not identical**"
+
+    demo, large = found["demo"], found["large"]
+    loads = "loads weights as they are needed (DynamicVRAM)" if found["dynamic"] else "loads whole models"
+    memory = f", {found['free_gib']} GiB of the device's memory are free" if found["free_gib"] else ""
+    return [
+        f"ComfyUI's own server, started as usual: it {loads}{memory}.",
+        "",
+        f"The demo's workflow: {demo['kinds'].count('c')} of {len(demo['kinds'])} evaluations computed, relative L2 "
+        f"{demo['relative_l2']:.4f}; twice with the node: {answer(demo['repeated'])}; twice without: "
+        f"{answer(demo['plain_repeated'])}.",
+        "",
+        f"{found['model']}, {large['steps']} steps: {large['full_s']:.1f} s in full, {large['ours_s']:.1f} s with "
+        f"{large['computed']} computed ({large['speedup']:.2f} times as fast), {large['fewer_s']:.1f} s with "
+        f"{large['computed']} steps.",
+    ]
+
+
 SECTIONS = (
     ("identity", "One seed, one picture", _identity),
     ("synchronisation", "Waiting", _waiting),
@@ -140,4 +175,6 @@ SECTIONS = (
     ("flux_sum", "The weighted sum", _sum),
     ("wan_sum", "The weighted sum of a video", _sum),
     ("compile", "torch.compile", _compiled),
+    ("trained", "Trained models on the GPU and on the CPU", _trained),
+    ("server", "The real server", _server),
 )

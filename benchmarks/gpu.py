@@ -32,6 +32,7 @@ GPU = torch.cuda.is_available()
 args.highvram = GPU  # the weights are made on the GPU and stay there
 args.preview_method = LatentPreviewMethod.Latent2RGB
 
+import _gpu_server  # noqa: E402
 from _foreign import evenly  # noqa: E402
 from _geometry import GEOMETRIES, Geometry  # noqa: E402  (boots ComfyUI)
 from _gpu_page import page  # noqa: E402
@@ -44,6 +45,7 @@ import comfy.samplers  # noqa: E402
 import comfy.supported_models  # noqa: E402
 import latent_preview  # noqa: E402
 import torch._dynamo.utils  # noqa: E402
+from _cases import MODELS, Case, Setting, distances  # noqa: E402
 from _counting import counted  # noqa: E402
 from comfy.patcher_extension import WrappersMP  # noqa: E402
 from comfy_api.torch_helpers import set_torch_compile_wrapper  # noqa: E402
@@ -222,22 +224,39 @@ def speed(subject: Subject) -> dict[str, Any]:
 
 
 def identity(subject: Subject) -> dict[str, Any]:
-    """(a) The same seed three times, and twice with a preview of each step: bit-identical."""
+    """(a) The same seed three times, and twice with a preview of each step: bit-identical to the first; beside it the
+    model without us. Where not: the first evaluation after which the latents differ."""
     model = subject.accelerated()
 
-    def preview() -> Any:
-        return latent_preview.prepare_callback(model, subject.short)
+    def watched(sampled: Any, shown: bool) -> list[torch.Tensor]:
+        preview = latent_preview.prepare_callback(sampled, subject.short) if shown else None
+        seen = []
 
-    latents = [
-        subject.sample(model, subject.short, call() if call else None) for call in (None, None, None, preview, preview)
-    ]
+        def callback(step: int, denoised: torch.Tensor, x: torch.Tensor, total: int) -> None:
+            seen.append(x.detach().clone())
+            if preview is not None:
+                preview(step, denoised, x, total)
+
+        last = subject.sample(sampled, subject.short, callback)
+        return [*seen, last.to(DEVICE)]
+
+    def compared(sampled: Any, shown: tuple[bool, ...]) -> list[int | None]:
+        first = watched(sampled, False)
+        others = [watched(sampled, preview) for preview in shown]
+        return [
+            next((i for i, (a, b) in enumerate(zip(first, o, strict=True)) if not a.equal(b)), None) for o in others
+        ]
+
+    subject.sample(subject.patcher, 3)  # the very first run may differ: libraries choose their kernels
+    found = {"plain": compared(subject.patcher, (False, False)), "ours": compared(model, (False, False, True, True))}
     attached = attachment(model)
     assert attached is not None
     return {
         "model": subject.geometry.name,
-        "repeated": all(torch.equal(latents[0], other) for other in latents[1:3]),
-        "preview": all(torch.equal(latents[0], other) for other in latents[3:]),
-        "differs_from_full": not torch.equal(latents[0], subject.sample(subject.patcher, subject.short)),
+        "plain_repeated": found["plain"] == [None, None],
+        "repeated": found["ours"][:2] == [None, None],
+        "preview": found["ours"][2:] == [None, None],
+        "first_difference": found,
         "kinds": sorted({run.kinds for run in attached.runs}),
     }
 
@@ -381,6 +400,36 @@ def compiled(subject: Subject) -> dict[str, Any]:
     return found
 
 
+def trained(_: None) -> dict[str, Any]:
+    """(i) The trained models on the device and on the CPU: the same evaluations, as near to the full run of each."""
+    found, state = {}, comfy.model_management.cpu_state
+    for kind in dict.fromkeys((state, comfy.model_management.CPUState.CPU)):
+        comfy.model_management.cpu_state = kind  # models that are loaded from here on
+        try:
+            device = comfy.model_management.get_torch_device()
+            for name in MODELS:
+                case = Case(Setting(name, "euler", 30, 3.0, 3.0, ()), SEED, 4)
+                full, _ = case.sample()
+                fast = accelerate(case.model, Settings.of())
+                latents, _ = case.sample(fast)
+                attached = attachment(fast)
+                assert attached is not None
+                found[f"{name}, {device.type}"] = {
+                    "kinds": attached.runs[-1].kinds,
+                    "relative_l2": float(distances(latents, full).mean()),
+                    "estimated": attached.runs[-1].error,
+                }
+        finally:
+            comfy.model_management.cpu_state = state
+    return found
+
+
+def server(_: None) -> dict[str, Any]:
+    """(j) ComfyUI's server as users start it."""
+    flux = subjects(not GPU)["flux"]
+    return _gpu_server.measure(flux.geometry, flux.config, flux.pooled, 20)
+
+
 # ------------------------------------------------------------------------------------------------ all of it
 
 
@@ -392,7 +441,7 @@ def subjects(tiny: bool) -> dict[str, Subject]:
         for name in ("FLUX.1 dev", "Qwen-Image", "SDXL", "Wan 2.2 14B, 832")
     )
     qwen = replace(qwen, name="Qwen-Image, 1024 x 1024", latent=(16, 1, 128, 128))
-    wan = replace(wan, name="Wan 2.1 14B, 832 x 480, 33 frames", latent=(16, 9, 60, 104))
+    wan = replace(wan, name="Wan 2.1 14B, 832 x 480, 25 frames", latent=(16, 7, 60, 104))
     if tiny:
 
         def small(geometry: Geometry, latent: tuple[int, ...], **sizes: Any) -> Geometry:
@@ -409,14 +458,14 @@ def subjects(tiny: bool) -> dict[str, Subject]:
         )  # fmt: skip
     block = replace(flux, sizes={**flux.sizes, "depth": 1, "depth_single_blocks": 1})
     found = {
-        "flux": Subject(flux, "Flux", 45, 768), "qwen": Subject(qwen, "QwenImage", 95),
+        "flux": Subject(flux, "Flux", 30, 768, short=14), "qwen": Subject(qwen, "QwenImage", 60),
         "wan": Subject(wan, "WAN21_T2V", 60), "sdxl": Subject(sdxl, "SDXL", 30, 1280),
         "block": Subject(block, "Flux", 0, 768),
     }  # fmt: skip
     return {name: replace(subject, budget=0, short=10) for name, subject in found.items()} if tiny else found
 
 
-PARTS: dict[str, tuple[str, Callable[[Subject], dict[str, Any]]]] = {
+PARTS: dict[str, tuple[str, Callable[[Any], dict[str, Any]]]] = {
     "identity": ("flux", identity),
     "synchronisation": ("flux", synchronisation),
     "flux_evaluations": ("flux", evaluations),
@@ -428,8 +477,10 @@ PARTS: dict[str, tuple[str, Callable[[Subject], dict[str, Any]]]] = {
     "wan": ("wan", speed),
     "compile": ("block", compiled),
     "qwen": ("qwen", speed),
+    "trained": ("", trained),
+    "server": ("", server),
 }
-"""Part -> model, measurement; in this order, so that each model is made once."""
+"""Part -> model if it is one, measurement; in this order, so that each model is made once."""
 
 
 def main() -> int:
@@ -438,6 +489,7 @@ def main() -> int:
     parser.add_argument("--size", choices=("real", "tiny"), default="real")
     parser.add_argument("--limit", type=float, default=330, help="seconds after which no further part begins")
     parser.add_argument("--page", type=Path, help="write docs/gpu.md from this gpu.json; measures nothing")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, help="only these; others stay as DIR/gpu.json has them")
     given = parser.parse_args()
     if given.page:
         PAGE.write_text(page(json.loads(given.page.read_text())))
@@ -452,7 +504,15 @@ def main() -> int:
         "memory_mib": torch.cuda.get_device_properties(0).total_memory / MIB if GPU else None,
         "torch": torch.__version__, "size": given.size, "parts": {},
     }  # fmt: skip
+    if given.parts and (given.out / "gpu.json").exists():
+        before = json.loads((given.out / "gpu.json").read_text())
+        same = [before[key] == results[key] for key in ("device", "torch", "size")]
+        if not all(same):
+            parser.error(f"{given.out / 'gpu.json'} was measured elsewhere: {before['device']}, {before['torch']}")
+        results["parts"] = before["parts"]
     for part, (name, measure) in PARTS.items():
+        if given.parts and part not in given.parts:
+            continue
         if time.perf_counter() - start > given.limit:
             results["parts"][part] = {"error": "no time left"}
             continue
@@ -460,7 +520,7 @@ def main() -> int:
             models[current].release()
         current, began = name, time.perf_counter()
         try:
-            found = measure(models[name])
+            found = measure(models.get(name))
         except Exception as error:
             log.exception(part)
             found = {"error": f"{type(error).__name__}: {error}"[:500]}

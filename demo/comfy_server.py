@@ -210,7 +210,10 @@ class ComfyServer:
         threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"} if self.cpu else {}
         environment = {**os.environ, **threads, **self.environment}
         # ComfyUI owns top-level names like `nodes`: what helps our own scripts to find modules must not reach it.
-        environment.pop("PYTHONPATH", None)
+        given = environment.pop("PYTHONPATH", "").split(os.pathsep)
+        packages = [path for path in given if path and Path(path).resolve() != ROOT]
+        if packages:
+            environment["PYTHONPATH"] = os.pathsep.join(packages)
         with self.log_file.open("wb") as log:
             self._process = subprocess.Popen(
                 command, cwd=self.base, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT

@@ -221,7 +221,7 @@ def demonstrate(arguments: argparse.Namespace) -> Comparison:
     (OUTPUT / "report.json").write_text(json.dumps(dataclasses.asdict(result), indent=2) + "\n", encoding="utf-8")
     draw_pictures(OUTPUT / "comparison.png", plain, accelerated, result)
     if arguments.update:
-        Image.open(OUTPUT / "comparison.png").save(PICTURE, quality=82, optimize=True)
+        Image.open(OUTPUT / "comparison.png").save(PICTURE, quality=74, optimize=True)
     draw_evaluations(OUTPUT / "evaluations.png", traces[0])
     return result
 

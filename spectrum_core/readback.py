@@ -1,16 +1,13 @@
 """Numbers on their way from the device to the host, used at a fixed place of a run.
 
-One seed gives one picture: a number never acts when it happens to arrive, but `LAG` evaluations after the one that it
-was measured in. By then the device has usually computed it, so that waiting costs nothing.
+One seed gives one picture: a number never acts when it happens to arrive, but once the next computed evaluation has
+been submitted. The device is busy with that one while the host waits, so that waiting costs nothing.
 """
 
 import time
 from typing import Any
 
 import torch
-
-LAG = 2
-"""Evaluations from where a number is measured to the first decision that it may change."""
 
 
 class Readback:
@@ -44,27 +41,37 @@ class Delayed:
     """Measurements that wait for their place."""
 
     def __init__(self) -> None:
-        self._waiting: list[tuple[int, Any]] = []
+        self._waiting: list[tuple[int, bool, Any]] = []
 
-    def put(self, evaluation: int, measured: Any, lag: int | None = None) -> None:
-        """Something was measured in an evaluation; it acts `lag` evaluations later, `LAG` if None."""
-        self._waiting.append((evaluation + (LAG if lag is None else lag), measured))
+    def put(self, evaluation: int, measured: Any, at_once: bool = False) -> None:
+        """Something was measured in an evaluation. With `at_once` it acts on the very next one: the device idles."""
+        self._waiting.append((evaluation, at_once, measured))
 
-    def due(self, evaluation: float) -> list[Any]:
-        """What may act on the decision about an evaluation: all whose place has come.
+    def due(self, kinds: str) -> list[Any]:
+        """What may act on the decision about the next evaluation: all whose place has come.
+
+        Args:
+            kinds: of the evaluations so far, "c" (computed) or "f" (forecast) each.
 
         >>> delayed = Delayed()
-        >>> delayed.put(3, "drift")
-        >>> delayed.due(4), delayed.due(5), delayed.due(6)
-        ([], ['drift'], [])
+        >>> delayed.put(0, "drift")
+        >>> delayed.due("c"), delayed.due("cff"), delayed.due("cffc")
+        ([], [], ['drift'])
         """
-        found = [measured for place, measured in self._waiting if place <= evaluation]
-        self._waiting = [entry for entry in self._waiting if entry[0] > evaluation]
+        found, kept = [], []
+        for entry in self._waiting:
+            measured_in, at_once, measured = entry
+            if at_once or "c" in kinds[measured_in + 1 :]:
+                found.append(measured)
+            else:
+                kept.append(entry)
+        self._waiting = kept
         return found
 
-    def clear(self) -> None:
-        """Forget what still waits."""
-        self._waiting.clear()
+    def rest(self) -> list[Any]:
+        """All that still waits."""
+        found, self._waiting = [measured for *_, measured in self._waiting], []
+        return found
 
 
 class Stopwatch:

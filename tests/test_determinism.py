@@ -7,6 +7,7 @@ from beside import some
 from late import Late, late_by, patched
 from sampling import distance, runs
 from spectrum_accelerate.nodes.runtime import accelerate
+from spectrum_accelerate.nodes.runtime.run import SamplingRun
 from spectrum_accelerate.nodes.settings import Settings
 from spectrum_accelerate.spectrum_core import readback
 from spectrum_accelerate.spectrum_core.messages import Reason
@@ -63,9 +64,44 @@ def test_the_place_of_a_number_is_what_counts(monkeypatch):
     fast = accelerate(inprocess.embedded_model(), Settings.of(skip_interval=8.0))
     draw(fast, 30, 3.5, "dpmpp_2m")
     assert Reason.ERROR_LIMIT in {e.reason for e in runs(fast)[0].evaluations}
-    monkeypatch.setattr(readback, "LAG", 12)
+    due = readback.Delayed.due
+    monkeypatch.setattr(readback.Delayed, "due", lambda waiting, kinds: due(waiting, kinds[: kinds.rfind("c")]))
     draw(fast, 30, 3.5, "dpmpp_2m")
     assert runs(fast)[0].kinds != runs(fast)[1].kinds
+
+
+@pytest.mark.parametrize("name", [name for name in SETTINGS if name != "evaluations"])  # two stages: see `Delayed`
+def test_numbers_are_read_while_the_device_is_busy(name, monkeypatch):
+    """Another evaluation has been submitted behind the one that a number comes from; but for one number at the start,
+    from which the adaptive schedule knows the model."""
+    values, steps, cfg, sampler = SETTINGS[name]
+    fast, now, idle = accelerate(inprocess.embedded_model(), Settings.of(**values)), {}, set()
+    begin, close = SamplingRun._begin, SamplingRun.close
+
+    class Watched(Late):
+        def __init__(self, value):
+            super().__init__(value)
+            self.made_in = len(now["kinds"])
+
+        def wait(self):
+            if now["open"] and "c" not in now["kinds"][self.made_in + 1 :]:
+                idle.add(self.made_in)
+            return super().wait()
+
+    def begun(self, *args):
+        now.update(kinds=self.trace.kinds, open=True)
+        return begin(self, *args)
+
+    def closed(self, outcome):
+        now["open"] = False
+        close(self, outcome)
+
+    patched(monkeypatch, Watched)
+    monkeypatch.setattr(SamplingRun, "_begin", begun)
+    monkeypatch.setattr(SamplingRun, "close", closed)
+    draw(fast, steps, cfg, sampler)
+    assert "f" in runs(fast)[-1].kinds
+    assert len(idle) <= 1 and max(idle, default=0) <= 2
 
 
 def test_a_preview_changes_nothing():

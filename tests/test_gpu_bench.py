@@ -11,30 +11,34 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SPEEDS = ("flux", "sdxl", "wan", "qwen")
+PARTS = {"identity", "synchronisation", "flux_evaluations", "flux_sum", "sdxl_evaluations", "wan_sum", "compile"}
 
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory):
+def measured(out, *parts):
     """What `dev.py bench gpu --size tiny` writes: the measurements, and the page."""
-    out = tmp_path_factory.mktemp("gpu")
     variables = {**os.environ, "PYTHONPATH": os.pathsep.join([os.environ["COMFYUI_PATH"], str(ROOT)])}
-    command = [sys.executable, ROOT / "benchmarks" / "gpu.py", "--size", "tiny", "--out", out]
+    command = [sys.executable, ROOT / "benchmarks" / "gpu.py", "--size", "tiny", "--out", out, "--parts", *parts]
     done = subprocess.run(command, cwd=ROOT, env=variables, text=True, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads((out / "gpu.json").read_text()), (out / "gpu.md").read_text()
 
 
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """The parts without a server."""
+    return measured(tmp_path_factory.mktemp("gpu"), *sorted(PARTS), *SPEEDS)
+
+
 def test_every_part_was_measured(results):
     found, page = results
-    parts = {"identity", "synchronisation", "flux_evaluations", "flux_sum", "sdxl_evaluations", "wan_sum", "compile"}
-    assert set(found["parts"]) == parts | set(SPEEDS)
+    assert set(found["parts"]) == PARTS | set(SPEEDS)
     assert not [name for name, part in found["parts"].items() if "error" in part]
     assert "Not measured yet on a GPU" in page and "not run" not in page
 
 
 def test_one_seed_is_one_picture(results):
     identity = results[0]["parts"]["identity"]
-    assert identity["repeated"] and identity["preview"] and identity["differs_from_full"]
+    assert identity["repeated"] and identity["preview"] and identity["plain_repeated"]
     (kinds,) = identity["kinds"]
     assert "f" in kinds
 
@@ -58,3 +62,16 @@ def test_a_forecast_costs_little_and_compiles_once(results):
         assert 0 < parts[name]["forecast_of_plain"] < 0.5
     assert parts["compile"]["ours"]["compiled_at"] == [] and parts["compile"]["plain"]["graphs"] > 0
     assert all(parts[name]["of_copy_bandwidth"] > 0 for name in ("flux_sum", "wan_sum"))
+
+
+@pytest.mark.all
+def test_the_real_server_and_the_trained_models(tmp_path):
+    """What a GPU runs besides; parts that are measured later join those before."""
+    found, page = measured(tmp_path, "server")
+    server = found["parts"]["server"]
+    assert server["demo"]["repeated"] and server["demo"]["plain_repeated"] and 0 < server["demo"]["relative_l2"] < 0.1
+    assert server["large"]["computed"] < server["large"]["steps"] and server["large"]["finite"]
+    found, page = measured(tmp_path, "trained")
+    assert set(found["parts"]) == {"server", "trained"} and "The real server" in page
+    assert len(found["parts"]["trained"]) == 3
+    assert all("f" in run["kinds"] and run["relative_l2"] < 0.1 for run in found["parts"]["trained"].values())

@@ -232,8 +232,8 @@ def test_features_that_are_not_finite_are_never_used(model, monkeypatch):
         handle.remove()
     assert torch.isfinite(result).all()
     (trace,) = runs(fast)
-    # What evaluation 6 measured acts on evaluation 8; evaluation 7 was forecast without the value.
-    assert kinds(trace) == "cccfcfcfcccc"
+    # What evaluation 6 measured acts once the next one has been computed; forecasts go on without the value.
+    assert kinds(trace) == "cccfcfcffccc"
     assert "stopped: the model's features are not finite" in trace.summary()
 
 

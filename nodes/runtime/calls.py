@@ -8,6 +8,7 @@ from comfy.model_management import OOM_EXCEPTION, InterruptProcessingException, 
 
 from ...spectrum_core.messages import Message, Reason, Text, say
 from ..models.controlnet import DeferredControl, LazyResiduals, active_controls
+from ..models.residence import Residence
 from .evaluation import BeginAgain, EvaluationInProgress
 from .failures import failure, ours
 from .features import FeatureForecaster
@@ -25,12 +26,14 @@ class ModelCalls:
         evaluation: in progress.
         features: of the run while it forecasts; None while every call is only passed on.
         unseen: whether the model was called outside of any evaluation.
+        residence: of the conditionings while the run forecasts.
     """
 
     def __init__(self, device: Any, ranks: Ranks | None) -> None:
         self._device, self._ranks, self.unseen = device, ranks, False
         self.evaluation: EvaluationInProgress | None = None
         self.features: FeatureForecaster | None = None
+        self.residence = Residence()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "ModelCalls":
         """Itself: packs copy model_options in the middle of a run, and with it these wrappers."""
@@ -45,6 +48,8 @@ class ModelCalls:
         self.unseen |= evaluation is None
         if evaluation is None or self.features is None:
             return executor(model, conds, x, timestep, options)
+        if "multigpu_clones" not in options:  # where each device gets its own
+            conds = self.residence.moved(conds, x.device)
         before, forecast_before = evaluation.occurrences.copy(), evaluation.forecast_calls
         try:
             output = executor(model, _deferred(evaluation, conds, options), x, timestep, options)

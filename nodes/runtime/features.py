@@ -33,10 +33,10 @@ from .failures import describe, failure
 HOLD_LAST = Forecaster(degree=1, window=1, ridge=0.0)
 """Weight 1 on the newest feature: what the self-test puts in."""
 
-SELF_TEST_LIMIT = {torch.float32: 1e-3, torch.float64: 1e-3}
-SELF_TEST_LIMIT_HALF = 1e-2
-"""Relative difference up to which a head-only call passes: a compiled head may round differently from an eager one; a
-wrong one is off by far more."""
+SELF_TEST_LIMIT = {torch.float32: 1e-3, torch.float64: 1e-3, torch.float16: 1e-2}
+SELF_TEST_LIMIT_COARSE = 4e-2
+"""Relative difference up to which a head-only call passes. A compiled head rounds differently from the same head in the
+whole network: in bfloat16 by 1.2 % (Flux, inductor). A wrong one is off by far more."""
 
 WHOLE_MODEL_TARGETS = MODEL_OUTPUT, DENOISED
 """Targets of which no part of the network runs."""
@@ -343,8 +343,9 @@ class FeatureForecaster:
             latest = forecast_rows(histories, HOLD_LAST, evaluation.step, self._total)
             again = _head_alone(tapped, head_only, latest)
             # Both are denoised latents; their distance to the input is the network's own share of them.
-            share = torch.linalg.vector_norm((output - x).float())
-            difference = float(torch.linalg.vector_norm((output - again).float()) / share) if share else 0.0
+            norms = [torch.linalg.vector_norm((output - other).float()) for other in (again, x)]
+            off, share = torch.stack(norms).tolist()  # the one time that the device is waited for here
+            difference = off / share if share else 0.0
         except InterruptProcessingException:
             raise
         except Exception as error:
@@ -352,7 +353,7 @@ class FeatureForecaster:
         with self._lock:
             self.self_test = max(difference, self.self_test or 0.0)
         dtype = histories[0].history(histories[0].labels[0]).dtype
-        if difference <= SELF_TEST_LIMIT.get(dtype, SELF_TEST_LIMIT_HALF):
+        if difference <= SELF_TEST_LIMIT.get(dtype, SELF_TEST_LIMIT_COARSE):
             return None
         return TapError(f"difference {difference:.1e}")
 

@@ -49,19 +49,20 @@ class Measurements:
         """
         measured = Readback(drift) if drift is not None else None
         if evaluation.feature_errors or evaluation.changes or measured is not None:
-            lag = 1 if evaluation.changes and curious else None
             record = evaluation.record
             entry = (evaluation.step, record, evaluation.feature_errors, evaluation.changes, measured)
-            self._waiting.put(record.position, entry, lag)
+            self._waiting.put(record.position, entry, at_once=bool(evaluation.changes) and curious)
 
-    def learn(self, position: float, policy: Policy) -> Message | None:
-        """Use the numbers whose place this evaluation is. Why nothing more may be forecast, if so."""
+    def learn(self, policy: Policy, over: bool = False) -> Message | None:
+        """Use the numbers whose place the next evaluation is; all if the run is over. Why nothing more may be forecast,
+        if so."""
         stop = None
-        for step, record, errors, changes, drift in self._waiting.due(position):
-            found = [value for error in errors for value in error.wait().tolist()]
-            if any(math.isnan(value) for value in found):
+        found = self._waiting.rest() if over else self._waiting.due(self._trace.kinds)
+        for step, record, errors, changes, drift in found:
+            values = [value for error in errors for value in error.wait().tolist()]
+            if any(math.isnan(value) for value in values):
                 stop = stop or say(Text.NOT_FINITE)
-            finite = [value for value in found if math.isfinite(value)]
+            finite = [value for value in values if math.isfinite(value)]
             record.feature_error = max(finite) if finite else None
             if drift is not None:
                 self._judge(record, drift.wait().double().numpy())

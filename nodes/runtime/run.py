@@ -5,7 +5,6 @@ node were not there, and says why.
 """
 
 import logging
-import math
 from collections.abc import Callable, Sequence
 from enum import Enum, auto
 from functools import partial
@@ -180,7 +179,7 @@ class SamplingRun:
             self._ranks.close()
         self.trace.outcome = outcome
         if outcome != "error":  # a broken device cannot be read
-            self._learn(math.inf)
+            self._learn(over=True)
             self._measurements.finish()
             for record, stopwatch in zip(self.trace.evaluations, self._stopwatches, strict=False):
                 record.seconds = stopwatch.wait()
@@ -198,6 +197,7 @@ class SamplingRun:
         self._calls.features = self._features if phase is Phase.FORECASTING else None
         if phase is not Phase.FORECASTING:
             self._features.release()
+            self._calls.residence.clear()
         if phase is not Phase.PROBING:
             self._probe = None
         if phase in (Phase.OFF, Phase.CLOSED):
@@ -214,9 +214,9 @@ class SamplingRun:
         else:
             self.trace.off = message
 
-    def _learn(self, position: float) -> None:
-        """Use the numbers whose place this evaluation is."""
-        stop = self._measurements.learn(position, self._policy)
+    def _learn(self, over: bool = False) -> None:
+        """Use the numbers whose place the next evaluation is; all if the run is over."""
+        stop = self._measurements.learn(self._policy, over)
         if stop is not None:
             self._disable(stop)
 
@@ -367,7 +367,7 @@ class SamplingRun:
         elif self._shape not in (None, tuple(x.shape)):
             self._disable(say(Text.RESIZED))
         self._shape = tuple(x.shape)
-        self._learn(index)
+        self._learn()
         step, stage = self._layout.place(index)
         levels = self._sigmas if self._map is None else self._map.levels
         sigma = (

@@ -24,4 +24,4 @@ def test_features_that_do_not_go_on_stop_the_forecasts():
     outcome = beside(lambda: own("euler"), patched)
     assert any(note.text is Text.STOPPED and "did not go on as forecast" in str(note) for note in outcome.trace.notes)
     stopped = outcome.trace.kinds.rindex("f")
-    assert outcome.trace.kinds[stopped + 1 :] == "c" * (STEPS - stopped - 1) and stopped < STEPS * 2 // 3
+    assert outcome.trace.kinds[stopped + 1 :] == "c" * (STEPS - stopped - 1) and stopped < STEPS * 3 // 4

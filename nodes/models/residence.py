@@ -1,0 +1,77 @@
+"""Conditionings on the model's device, for the time of a run.
+
+ComfyUI keeps texts on the CPU and copies them to the device at each evaluation. Such a copy waits for everything that
+the device still has to do, so that the short work of a forecast could not be prepared meanwhile.
+"""
+
+import copy
+from typing import Any
+
+import torch
+from comfy.conds import CONDConstant
+from comfy.model_management import OOM_EXCEPTION
+
+MOST = 64
+"""Tensors that are held at most; where there are more, a pack makes new ones all the time."""
+
+
+class Residence:
+    """Copies of conditionings, each made once."""
+
+    def __init__(self) -> None:
+        self._moved: dict[int, tuple[Any, Any]] = {}  # id of what was given -> itself, so that it lives; its copy
+        self._given_up = False
+
+    def __len__(self) -> int:
+        return len(self._moved)
+
+    def clear(self) -> None:
+        """Free the copies."""
+        self._moved.clear()
+
+    def moved(self, conds: list[Any], device: torch.device) -> list[Any]:
+        """ComfyUI's conditionings with what the network gets of them on a device; themselves if there is no room.
+
+        Args:
+            conds: for each output that the guider wants, None or dicts with "model_conds".
+            device: of the latents.
+        """
+        if self._given_up:
+            return conds
+        try:
+            found = [group and [self._dict(cond, device) for cond in group] for group in conds]
+        except OOM_EXCEPTION:
+            self._given_up = True
+        self._given_up |= len(self._moved) > MOST
+        if self._given_up:
+            self.clear()
+            return conds
+        return found
+
+    def _dict(self, cond: dict[str, Any], device: torch.device) -> dict[str, Any]:
+        given = cond.get("model_conds")
+        if not given:
+            return cond
+        return {**cond, "model_conds": {name: self._one(value, device) for name, value in given.items()}}
+
+    def _one(self, value: Any, device: torch.device) -> Any:
+        """One of ComfyUI's CONDRegular and its like. Constants are compared with each other, which would wait."""
+        held = getattr(value, "cond", None)
+        if isinstance(value, CONDConstant) or not _elsewhere(held, device):
+            return value
+        if id(held) not in self._moved:
+            there = [_to(part, device) for part in held] if isinstance(held, list) else _to(held, device)
+            self._moved[id(held)] = held, there
+        made = copy.copy(value)
+        made.cond = self._moved[id(held)][1]
+        return made
+
+
+def _elsewhere(held: Any, device: torch.device) -> bool:
+    """Whether a tensor, or one of a list, is on another device."""
+    parts = held if isinstance(held, list) else [held]
+    return any(torch.is_tensor(part) and part.device != device for part in parts)
+
+
+def _to(part: Any, device: torch.device) -> Any:
+    return part.to(device) if torch.is_tensor(part) else part
