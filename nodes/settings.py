@@ -60,7 +60,7 @@ SKIP_INTERVAL = Setting(
     "skip_interval",
     3.3,
     "On average, one of this many steps is computed. Higher is faster and less faithful; 1 computes every step. "
-    "Short runs and cfg above 3.5 compute more.",
+    "Short runs and cfg above 2 compute more.",
     1,
     16,
     0.1,
@@ -274,7 +274,7 @@ class Settings:
             max_speedup: of the sampler; where that is limited, the schedule is a plan with a long warm-up.
             stages: evaluations of a step on average.
             forced: how many steps are computed whatever the schedule says.
-            guidance: scale of classifier-free guidance.
+            guidance: scale of classifier-free guidance, as it acts with the sampler.
             ends: how many steps at the start and at the end may not be forecast: a longer warm-up and a longer tail.
         """
         evaluations = max(1, int(self.evaluations / stages)) if self.evaluations else 0

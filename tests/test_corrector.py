@@ -400,14 +400,14 @@ def test_pictures_come_nearer_to_the_full_runs(model, sampler):
 
 def test_where_forecasts_cannot_follow_the_rest_is_computed(model):
     """At a long interval with guidance pictures would break; unless so many evaluations were asked for."""
-    full = sample(model, cfg=3.5, pictures=4)
-    wanted = {"skip_interval": 5.0}, {"evaluations": 5}, {"skip_interval": 5.0}
+    full = sample(model, cfg=8.0, pictures=4)
+    wanted = {"skip_interval": 8.0}, {"evaluations": 6}, {"skip_interval": 8.0}
     guarded, counted, mild = (accelerated(model, schedule=ADAPTIVE, **more) for more in wanted)
-    near, far = (distance(sample(m, cfg=3.5, pictures=4), full) for m in (guarded, counted))
+    near, far = (distance(sample(m, cfg=8.0, pictures=4), full) for m in (guarded, counted))
     sample(mild, cfg=1.0, pictures=4)
     trace, other, calm = (runs(m)[0] for m in (guarded, counted, mild))
     assert [str(note) for note in trace.notes] == ["estimated error above 8 %: the remaining steps are computed"]
-    assert not other.notes and not calm.notes and other.computed == calm.computed
+    assert not other.notes and not calm.notes
     stopped = next(e.position for e in trace.evaluations if e.reason is Reason.ERROR_LIMIT)
     assert kinds(trace)[stopped:] == "c" * (20 - stopped) and kinds(trace)[:stopped] == kinds(other)[:stopped]
     assert all(e.feature_error is None for e in trace.evaluations[stopped:]), "no feature is kept any more"

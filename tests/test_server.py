@@ -24,7 +24,7 @@ def prompt(server):
     """The demo's workflow, short: 12 steps, one picture."""
     workflow = json.loads(WORKFLOW.read_text())
     short = to_prompt(workflow, server.object_info())
-    short[find_node(short, "KSampler")]["inputs"].update(steps=12, seed=1)
+    short[find_node(short, "KSampler")]["inputs"].update(steps=12, seed=1, cfg=2.0)
     short[find_node(short, "EmptySD3LatentImage")]["inputs"]["batch_size"] = 1
     return short
 

@@ -256,7 +256,7 @@ class SamplingRun:
         flow = isinstance(self._sampling, comfy.model_sampling.CONST)
         times = noise_left(self._sigmas, flow)
         irregular = layout.irregular
-        stages, guidance = layout.mean_stages(), _scale(self._guider)
+        stages, guidance = layout.mean_stages(), info.guidance(_scale(self._guider))
         ends = self._span.ends(self._sigmas)
         schedule = self._settings.schedule_for(times, info.max_speedup, stages, len(irregular), guidance, ends)
         guarded = self._settings.schedule == ADAPTIVE and not self._settings.evaluations

@@ -20,15 +20,25 @@ class SamplerInfo:
     Attributes:
         stages: evaluations of a step; a last step down to sigma 0 has only one.
         noisy: whether it adds fresh noise at its steps.
+        multistep: whether it extrapolates from outputs of earlier steps, and the errors of forecasts with them.
         max_speedup: how many times fewer evaluations keep its results near.
         obstacle: why its evaluations cannot be forecast (completes "sampler X ..."), or empty.
     """
 
     stages: int = 1
     noisy: bool = False
+    multistep: bool = False
     max_speedup: float = math.inf
     obstacle: str = ""
 
+    def guidance(self, scale: float) -> float:
+        """How strongly a scale of guidance acts: with multistep samplers as a larger one does with euler."""
+        return scale * MULTISTEP if self.multistep else scale
+
+
+MULTISTEP = 1.3
+"""Chosen on tuning pictures of the trained Flux: what euler reaches with 14 of 30 steps at CFG 4 takes dpmpp_2m and
+res_multistep 16."""
 
 REPLACES_NOISE = "replaces the noise at every step, so its features cannot be extrapolated"
 UNGUIDED = "uses the unconditional prediction directly, which amplifies forecast errors"
@@ -44,8 +54,9 @@ CHURNED = SamplerInfo(obstacle="adds noise at every step (s_churn), so its featu
 """Any sampler with `s_churn`."""
 
 _NAMES: dict[SamplerInfo, str] = {
-    SamplerInfo(): """
-        euler lms dpmpp_2m ipndm ipndm_v deis res_multistep gradient_estimation unipc unipc_bh2
+    SamplerInfo(): "euler",
+    SamplerInfo(multistep=True): """
+        lms dpmpp_2m ipndm ipndm_v deis res_multistep gradient_estimation unipc unipc_bh2
     """,
     SamplerInfo(stages=2): "heun dpm_2 exp_heun_2_x0",
     SamplerInfo(noisy=True, max_speedup=2): "er_sde",

@@ -30,11 +30,10 @@ SMOOTHNESS = 0.3
 NEIGHBOURS = 2
 """How many steps from where equal distances would have it a computed step is looked for."""
 
-STRONG = 3.5
-"""Guidance scale from which on errors are magnified, in proportion to it, so that gaps must be shorter."""
-
-SHORTEST = 1.25
-"""The interval that strong guidance leaves at least."""
+STRONG = 2.35
+"""Guidance scale from which on it magnifies errors. Errors go with the square of the gaps, so that what is computed at
+least goes with the root of the scale. Chosen on tuning pictures of the trained Flux with k = 3 and 7.5: 10 of 20 and 12 of
+30 steps keep errors below .03 at CFG 3, 13 and 15 near .04 at CFG 5."""
 
 LATE = 0.1
 """Share of a plan that goes to the end, where fine detail is decided."""
@@ -72,21 +71,17 @@ class Plan(Schedule):
         return super().unsuitable(total)
 
 
-def least(total: int, interval: float) -> int:
-    """Steps of a run that are computed at least: 2 sqrt(total), 8 of 20, and fewer where a long interval asks for it.
+def least(total: int, interval: float, guidance: float = 1.0) -> int:
+    """Steps of a run that are computed at least: 2 sqrt(total), 8 of 20; more with strong guidance, and fewer where a
+    long interval asks for it.
 
     The error goes with the square of the gaps, in the run's time, so that short runs bear a smaller speed-up.
+
+    >>> [least(30, 3.3, guidance) for guidance in (1.0, 3.0, 5.0, 7.0)]
+    [10, 12, 15, 18]
     """
-    return max(LEAST, math.floor(2 * math.sqrt(total) * min(1.0, USUAL_INTERVAL / interval)))
-
-
-def bearable(interval: float, guidance: float) -> float:
-    """The interval that a guidance scale bears: strong guidance magnifies errors, so that gaps must be shorter.
-
-    >>> bearable(3.3, guidance=3.0), bearable(3.3, guidance=7.0), bearable(1.1, guidance=7.0)
-    (3.3, 1.65, 1.1)
-    """
-    return max(min(interval, SHORTEST), interval * min(1.0, STRONG / max(guidance, 1.0)))
+    wanted = 2 * math.sqrt(total * max(1.0, guidance / STRONG))
+    return max(LEAST, math.floor(wanted * min(1.0, USUAL_INTERVAL / interval)))
 
 
 def budget(request: Request) -> int:
@@ -96,8 +91,8 @@ def budget(request: Request) -> int:
 
     >>> [budget(Request(tuple(range(steps + 1)), interval=3.3)) for steps in (10, 20, 30, 50)]
     [6, 8, 10, 15]
-    >>> budget(Request(tuple(range(31)), interval=3.3, guidance=7.0))
-    18
+    >>> [budget(Request(tuple(range(steps + 1)), interval=3.3, guidance=5.0)) for steps in (10, 20, 30, 50)]
+    [9, 13, 15, 20]
     >>> budget(Request(tuple(range(31)), interval=3.3, warmup=9, tail=3))
     16
     """
@@ -107,8 +102,8 @@ def budget(request: Request) -> int:
         return min(request.total, max(FEWEST, request.evaluations))
     extra = request.forced + max(0, request.warmup - 1) + max(0, request.tail - 1)
     other = max(0, request.total - extra)
-    by_interval = math.floor(other / bearable(request.interval, request.guidance))
-    at_least = other * least(request.total, request.interval) // max(1, request.total)
+    by_interval = math.floor(other / request.interval)
+    at_least = other * least(request.total, request.interval, request.guidance) // max(1, request.total)
     return min(request.total, extra + max(FEWEST, by_interval, at_least))
 
 
