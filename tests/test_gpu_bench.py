@@ -66,7 +66,7 @@ def test_a_forecast_costs_little(results):
 @pytest.mark.all
 def test_the_longer_parts(tmp_path):
     """Other models; graphs are compiled once."""
-    found, page = measured(tmp_path, *LONG)
+    found, _ = measured(tmp_path, *LONG)
     parts = found["parts"]
     assert set(parts) == set(LONG) and not [name for name, part in parts.items() if "error" in part]
     assert parts["compile"]["ours"]["compiled_at"] == [] and parts["compile"]["plain"]["graphs"] > 0
@@ -78,7 +78,7 @@ def test_the_longer_parts(tmp_path):
 @pytest.mark.all
 def test_the_real_server_and_the_trained_models(tmp_path):
     """What a GPU runs besides; parts that are measured later join those before."""
-    found, page = measured(tmp_path, "server")
+    found, _ = measured(tmp_path, "server")
     server = found["parts"]["server"]
     assert server["demo"]["repeated"] and server["demo"]["plain_repeated"] and 0 < server["demo"]["relative_l2"] < 0.1
     assert server["large"]["computed"] < server["large"]["steps"] and server["large"]["finite"]

@@ -20,16 +20,16 @@ class SamplerInfo:
     Attributes:
         stages: evaluations of a step; a last step down to sigma 0 has only one.
         noisy: whether it adds fresh noise at its steps.
-        multistep: whether it extrapolates from outputs of earlier steps, and the errors of forecasts with them.
         max_speedup: how many times fewer evaluations keep its results near.
         obstacle: why its evaluations cannot be forecast (completes "sampler X ..."), or empty.
+        multistep: whether it extrapolates from outputs of earlier steps, and the errors of forecasts with them.
     """
 
     stages: int = 1
     noisy: bool = False
-    multistep: bool = False
     max_speedup: float = math.inf
     obstacle: str = ""
+    multistep: bool = False
 
     def guidance(self, scale: float) -> float:
         """How strongly a scale of guidance acts: with multistep samplers as a larger one does with euler."""

@@ -32,8 +32,8 @@ NEIGHBOURS = 2
 
 STRONG = 2.35
 """Guidance scale from which on it magnifies errors. Errors go with the square of the gaps, so that what is computed at
-least goes with the root of the scale. Chosen on tuning pictures of the trained Flux with k = 3 and 7.5: 10 of 20 and 12 of
-30 steps keep errors below .03 at CFG 3, 13 and 15 near .04 at CFG 5."""
+least goes with the root of the scale. Chosen on tuning pictures of the trained Flux with k = 3 and 7.5: 10 of 20 and 12
+of 30 steps keep errors below .03 at CFG 3, 13 and 15 near .04 at CFG 5."""
 
 LATE = 0.1
 """Share of a plan that goes to the end, where fine detail is decided."""
