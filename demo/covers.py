@@ -127,7 +127,7 @@ def main() -> int:
             fast[inputs["positive"][0]]["inputs"].update(emoji=emoji, background=background)
             inputs.update(steps=how.steps, sampler_name=how.sampler, seed=seed)
             ours = fast[find_node(fast, "SpectrumAccelerate")]["inputs"]
-            ours["schedule.evaluations"] = budgeted(info, how.steps, how.cfg)
+            ours["schedule.evaluations"] = budgeted(info, how.steps, how.cfg, how.sampler == "res_multistep")
             plain = without_node(without_outputs(fast, "SpectrumReport"), "SpectrumAccelerate")
             outputs = server.queue(fast)
             trace = json.loads(outputs[find_node(fast, "SpectrumReport")]["spectrum"][-1])

@@ -422,19 +422,19 @@ def about(advice: str, *files: str) -> str:
     return f"{advice}\n\n**Model files**\n\n{where}"
 
 
-def expected(drawing: Drawing, steps: int, cfg: float = 1.0) -> str:
+def expected(drawing: Drawing, steps: int, cfg: float = 1.0, multistep: bool = False) -> str:
     """What the node does with so many steps and its default interval."""
-    computed = budgeted(drawing.info, steps, cfg)
+    computed = budgeted(drawing.info, steps, cfg, multistep)
     return (
         f"**What to expect.** Of {steps} steps, {computed} are computed; **Spectrum Accelerate** forecasts the others: "
         f"{steps / computed:.2g} times fewer model evaluations."
     )
 
 
-def budgeted(info: Mapping[str, Any], steps: int, cfg: float = 1.0) -> int:
+def budgeted(info: Mapping[str, Any], steps: int, cfg: float = 1.0, multistep: bool = False) -> int:
     """How many of so many steps the node computes with its defaults."""
     interval = info["SpectrumAccelerate"]["input"]["required"]["skip_interval"][1]["default"]
-    return budget(Request(tuple(range(steps + 1)), interval, guidance=cfg))
+    return budget(Request(tuple(range(steps + 1)), interval, guidance=cfg, multistep=multistep))
 
 
 BYPASS = "To compare, bypass the node (Ctrl+B) and run again with the same seed, or open *Compare A-B (SDXL)*."
@@ -560,7 +560,7 @@ def klein(drawing: Drawing) -> None:
     inner.give("IMAGE", images)
     files = ("flux-2-klein-base-4b.safetensors", "qwen_3_4b.safetensors", "flux2-vae.safetensors")
     advice = (
-        f"{expected(drawing, 20, 5.0)} With CFG each of them is two evaluations of the network, so the gain is large."
+        f"{expected(drawing, 20, 5.0)} More steps gain more: of 50, {budgeted(drawing.info, 50, 5.0)} are computed."
         "\n\n"
         f"The distilled klein takes 4 steps without CFG: leave Spectrum Accelerate out there. {BYPASS}"
     )
@@ -625,7 +625,8 @@ def z_image(drawing: Drawing) -> None:
     (images,) = inner.node("VAEDecode", samples=latent, vae=vae)
     inner.give("IMAGE", images)
     advice = (
-        f"{expected(drawing, 25, 4.0)} The model takes up to 50 steps: with forecasts they cost little more.\n\n"
+        f"{expected(drawing, 25, 4.0, multistep=True)} The model takes up to 50 steps: with forecasts they cost little "
+        "more.\n\n"
         f"Z-Image Turbo takes 8 steps without CFG, where little can be forecast. {BYPASS}"
     )
     in_subgraph(drawing, "Z-Image", about(advice, *files), inner, "z-image")
@@ -647,8 +648,9 @@ def sdxl_inputs(drawing: Drawing, note: str, note_height: int) -> tuple[Output, 
 def sdxl(drawing: Drawing) -> None:
     """SDXL, text to image."""
     advice = (
-        f"{expected(drawing, 25, 7.0)} They are further apart with few steps, so the picture differs more: 30 to 50 "
-        "steps suit this model better.\n\nSamplers that add noise (ancestral, SDE) are accelerated less. SDXL Turbo "
+        f"{expected(drawing, 30, 5.0)} Guidance magnifies what forecasts miss: at CFG 7, "
+        f"{budgeted(drawing.info, 30, 7.0)} are computed, and with dpmpp_2m {budgeted(drawing.info, 30, 7.0, True)}."
+        "\n\nSamplers that add noise (ancestral, SDE) are accelerated less. SDXL Turbo "
         f"and Lightning take 1 to 8 steps: leave the node out there. {BYPASS}"
     )
     note = about(advice, "sd_xl_base_1.0.safetensors")
@@ -656,7 +658,7 @@ def sdxl(drawing: Drawing) -> None:
     drawing.column(360, "Spectrum Accelerate")
     model = accelerate(drawing, model)
     drawing.column(320, "Sampling")
-    sampling = {"seed": 42, "steps": 25, "cfg": 7.0, "sampler_name": "dpmpp_2m", "scheduler": "karras"}
+    sampling = {"seed": 42, "steps": 30, "cfg": 5.0, "sampler_name": "euler", "scheduler": "normal"}
     latent = sample(drawing, model, positive, negative, latent, **sampling)
     drawing.column(280, "Result")
     (images,) = drawing.node("VAEDecode", samples=latent, vae=vae)
@@ -708,7 +710,7 @@ def wan22(drawing: Drawing) -> None:
     inner.give("VIDEO", video)
     advice = (
         "**What to expect.** Each of the two experts has a **Spectrum Accelerate** of its own, because each is a run "
-        f"of its own: 10 of the 20 steps, of which {budgeted(drawing.info, 10)} are computed. "
+        f"of its own: 10 of the 20 steps, of which {budgeted(drawing.info, 10, 3.5)} are computed. "
         "More steps gain more.\n\nWith the 4-step Lightning LoRAs each expert has 2 steps: nothing can be forecast. "
         "Memory: each node holds a few features of about 320 MiB at this size while it samples."
     )

@@ -49,8 +49,9 @@ def planned(values: Mapping[str, Any], steps: int, sampler: str = "", guidance: 
     times = [1 - step / steps for step in range(steps + 1)]
     guarded = settings.schedule == ADAPTIVE and not settings.evaluations
     span = Range(*settings.noise_range(lambda percent: 1 - percent))
-    strength, ends = info.guidance(guidance), span.ends(times)
-    schedule = settings.schedule_for(times, info.max_speedup, info.stages, guidance=strength, ends=ends)
+    schedule = settings.schedule_for(
+        times, info.max_speedup, info.stages, 0, guidance, span.ends(times), info.multistep
+    )
     policy = Policy(schedule, times, span, guarded)
     reason = policy.unsuitable()
     if reason is not None:

@@ -266,6 +266,7 @@ class Settings:
         forced: int = 0,
         guidance: float = 1.0,
         ends: tuple[int, int] = (0, 0),
+        multistep: bool = False,
     ) -> Schedule:
         """The schedule that these values describe.
 
@@ -274,12 +275,15 @@ class Settings:
             max_speedup: of the sampler; where that is limited, the schedule is a plan with a long warm-up.
             stages: evaluations of a step on average.
             forced: how many steps are computed whatever the schedule says.
-            guidance: scale of classifier-free guidance, as it acts with the sampler.
+            guidance: scale of classifier-free guidance.
             ends: how many steps at the start and at the end may not be forecast: a longer warm-up and a longer tail.
+            multistep: whether the sampler extrapolates from outputs of earlier steps.
         """
         evaluations = max(1, int(self.evaluations / stages)) if self.evaluations else 0
         warmup, tail = max(self.warmup, ends[0]), max(self.tail, ends[1])
-        request = Request(tuple(times), self.skip_interval, evaluations, self.growth, warmup, tail, forced, guidance)
+        request = Request(
+            tuple(times), self.skip_interval, evaluations, self.growth, warmup, tail, forced, guidance, multistep
+        )
         if max_speedup < math.inf:
             return limited(request, max_speedup)
         return SCHEDULES[self.schedule].build(request)

@@ -137,3 +137,11 @@ def test_a_name_is_not_an_identity():
     assert known_sampler(sampler_object("dpmpp_sde")) is SAMPLERS["dpmpp_sde"]
     other = comfy.samplers.KSAMPLER(sample_dpmpp_sde)
     assert sampler_name(other) == "dpmpp_sde" and known_sampler(other) is None
+
+
+@pytest.mark.parametrize("kind", SAMPLINGS)
+@pytest.mark.parametrize("name", [name for name in DETERMINISTIC if SAMPLERS[name].stages == 1])
+def test_multistep_samplers_are_told_by_their_coefficients(name, kind):
+    """As the table has it."""
+    found = linear_map(sampler_object(name), SAMPLINGS[kind], sigmas_of(kind))
+    assert found.multistep == SAMPLERS[name].multistep

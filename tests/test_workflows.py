@@ -303,10 +303,12 @@ def test_the_advice_has_the_nodes_own_numbers(info):
     text = (ROOT / "web" / "docs" / "models.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (\d+) \| (\d+) \| (none|[\d.]+x) \|$", text, re.MULTILINE)
     assert len(rows) > 4
-    for steps, computed, fewer in rows:
-        assert int(computed) == budgeted(info, int(steps))
+    guided = re.findall(r"^\| (\d+), CFG (\d) \| (\d+) \| ([\d.]+x) \|$", text, re.MULTILINE)
+    assert len(guided) == 3
+    for steps, cfg, computed, fewer in [(s, "1", c, f) for s, c, f in rows] + guided:
+        assert int(computed) == budgeted(info, int(steps), float(cfg))
         assert fewer == ("none" if computed == steps else f"{int(steps) / int(computed):.2g}x")
-    assert f"{2 * budgeted(info, 10)} of 20 are computed" in text
+    assert f"{2 * budgeted(info, 10, 3.5)} of 20 are computed" in text
 
 
 def inputs_of(schema):

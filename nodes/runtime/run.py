@@ -256,9 +256,11 @@ class SamplingRun:
         flow = isinstance(self._sampling, comfy.model_sampling.CONST)
         times = noise_left(self._sigmas, flow)
         irregular = layout.irregular
-        stages, guidance = layout.mean_stages(), info.guidance(_scale(self._guider))
+        stages, guidance = layout.mean_stages(), _scale(self._guider)
         ends = self._span.ends(self._sigmas)
-        schedule = self._settings.schedule_for(times, info.max_speedup, stages, len(irregular), guidance, ends)
+        schedule = self._settings.schedule_for(
+            times, info.max_speedup, stages, len(irregular), guidance, ends, info.multistep
+        )
         guarded = self._settings.schedule == ADAPTIVE and not self._settings.evaluations
         self._policy = Policy(schedule, self._sigmas, self._span, guarded, irregular)
         capacity = min(self._signal.forecaster.window, max(1, len(self._policy.planned())))

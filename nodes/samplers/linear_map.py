@@ -60,6 +60,17 @@ class LinearMap:
             (earlier.abs() < 1e-6 * self.coefficients.abs().max()).all(dim=1).float().mean() > 0.5
         )
 
+    @property
+    def multistep(self) -> bool:
+        """Whether a latent takes from the past more than the latent before it has of it."""
+        limit = 1e-6 * float(self.coefficients.abs().max())
+        for e in range(1, len(self.coefficients) - 1):
+            before, after = self.coefficients[e, : e + 1], self.coefficients[e + 1, : e + 1]
+            share = (before @ after) / (before @ before).clamp_min(1e-30)
+            if bool((after - share * before).abs().max() > limit):
+                return True
+        return False
+
 
 def sampler_name(sampler: Any) -> str:
     """A sampler object's name, as in the table if it is there."""

@@ -84,7 +84,9 @@ def understand(
         return Understood(info, layout, None, problem, known=False)
     limit = UNKNOWN_NOISY if found.noisy else info.max_speedup
     obstacle = REPLACES_NOISE if found.replaces_noise else ""
-    return Understood(SamplerInfo(mapped.stages, found.noisy, limit, obstacle), mapped, found, "", known=True)
+    multistep = mapped.stages == 1 and found.multistep
+    own = SamplerInfo(mapped.stages, found.noisy, limit, obstacle, multistep)
+    return Understood(own, mapped, found, "", known=True)
 
 
 def unexplained(latent: np.ndarray, known: Sequence[np.ndarray]) -> float:

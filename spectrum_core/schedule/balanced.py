@@ -35,6 +35,10 @@ STRONG = 2.35
 least goes with the root of the scale. Chosen on tuning pictures of the trained Flux with k = 3 and 7.5: 10 of 20 and 12
 of 30 steps keep errors below .03 at CFG 3, 13 and 15 near .04 at CFG 5."""
 
+MULTISTEP = 1.3
+"""How much more strongly guidance acts with a multistep sampler, on the same pictures: what euler reaches with 14 of 30
+steps at CFG 4 takes dpmpp_2m and res_multistep 16."""
+
 LATE = 0.1
 """Share of a plan that goes to the end, where fine detail is decided."""
 
@@ -101,9 +105,9 @@ def budget(request: Request) -> int:
     if request.evaluations:
         return min(request.total, max(FEWEST, request.evaluations))
     extra = request.forced + max(0, request.warmup - 1) + max(0, request.tail - 1)
-    other = max(0, request.total - extra)
+    other, guidance = max(0, request.total - extra), request.guidance * (MULTISTEP if request.multistep else 1.0)
     by_interval = math.floor(other / request.interval)
-    at_least = other * least(request.total, request.interval, request.guidance) // max(1, request.total)
+    at_least = other * least(request.total, request.interval, guidance) // max(1, request.total)
     return min(request.total, extra + max(FEWEST, by_interval, at_least))
 
 

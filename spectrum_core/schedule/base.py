@@ -33,6 +33,7 @@ class Request:
         tail: steps computed last.
         forced: how many steps are computed whatever the schedule says.
         guidance: scale of classifier-free guidance.
+        multistep: whether the sampler extrapolates from earlier outputs, and the errors of forecasts with them.
     """
 
     times: tuple[float, ...]
@@ -43,6 +44,7 @@ class Request:
     tail: int = 1
     forced: int = 0
     guidance: float = 1.0
+    multistep: bool = False
 
     @property
     def total(self) -> int:
