@@ -5,7 +5,7 @@ import pytest
 import torch
 from sampling import runs
 from spectrum_accelerate.nodes.models import residence
-from spectrum_accelerate.nodes.models.residence import MOST, Residence
+from spectrum_accelerate.nodes.models.residence import MOST, MOST_BYTES, Residence
 from spectrum_accelerate.nodes.runtime import accelerate
 from spectrum_accelerate.nodes.settings import Settings
 from zoo import MODELS
@@ -45,6 +45,13 @@ def test_texts_that_are_new_all_the_time_stay_where_they_are():
     kept = [texts(torch.ones(1, 2)) for _ in range(MOST)]
     found = [holder.moved(given, DEVICE) for given in kept]
     assert found[-1] is kept[-1] and not len(holder)
+
+
+def test_what_takes_much_memory_stays_where_it_is():
+    given, holder = texts(torch.ones(1, 2)), Residence()
+    assert holder.moved(given, DEVICE) is not given
+    large = texts(torch.ones(1).expand(MOST_BYTES // 4 + 1))
+    assert holder.moved(large, DEVICE) is large and not len(holder)
 
 
 def test_without_room_they_stay_where_they_are(monkeypatch):

@@ -12,7 +12,10 @@ from comfy.conds import CONDConstant
 from comfy.model_management import OOM_EXCEPTION
 
 MOST = 64
-"""Tensors that are held at most; where there are more, a pack makes new ones all the time."""
+"""Tensors that are held at most; where there are more, windows or a pack make new ones all the time."""
+
+MOST_BYTES = 2**28
+"""... and their bytes: a text has 8 MiB, the latents of a clip that a model continues 40 MiB."""
 
 
 class Residence:
@@ -42,7 +45,9 @@ class Residence:
             found = [group and [self._dict(cond, device) for cond in group] for group in conds]
         except OOM_EXCEPTION:
             self._given_up = True
-        self._given_up |= len(self._moved) > MOST
+        self._given_up |= (
+            len(self._moved) > MOST or sum(_bytes(there) for _, there in self._moved.values()) > MOST_BYTES
+        )
         if self._given_up:
             self.clear()
             return conds
@@ -75,3 +80,7 @@ def _elsewhere(held: Any, device: torch.device) -> bool:
 
 def _to(part: Any, device: torch.device) -> Any:
     return part.to(device) if torch.is_tensor(part) else part
+
+
+def _bytes(held: Any) -> int:
+    return sum(part.nbytes for part in (held if isinstance(held, list) else [held]) if torch.is_tensor(part))
