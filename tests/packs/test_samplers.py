@@ -148,7 +148,7 @@ def test_a_sampler_that_tells_the_network_another_noise_level(name, cfg, amount)
     uncorrected = beside(lambda: told(name, amount), load=load, cfg=cfg, correct=False)
     stages = 2 if name == "heun" else 1
     # With guidance, one of the six pictures becomes another one by a few per cent more or less of noise; and at the
-    # smallest amount the correction does not pay: .038 with it, .029 without, where fewer steps have .07.
+    # smallest amount the correction does not pay: .038 with it, .029 without.
     assert outcome.median < (1.4 if cfg > 1 else 1.1) * uncorrected.median
     assert outcome.error < (1.5 if cfg > 1 else 1.0) * outcome.fewer((outcome.trace.computed + stages - 1) // stages)
 
