@@ -106,8 +106,7 @@ def _with_steps(prompt: dict[str, Any], steps: int) -> dict[str, Any]:
 
 
 def _run(server: ComfyServer, prompt: dict[str, Any]) -> dict[str, Any]:
-    """One prompt, executed anew: seconds of the sampler, its latent, our report."""
-    prompt = copy.deepcopy(prompt)
+    """One prompt: seconds of the sampler (None if ComfyUI had its result already), its latent, our report."""
     prompt_id = server.submit(prompt)
     outputs = server.wait(prompt_id)
     (latent,) = outputs[find_node(prompt, "SaveLatent")]["latents"]

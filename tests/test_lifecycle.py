@@ -270,3 +270,22 @@ def test_the_memory_compiler_is_off_while_a_run_forecasts(model, monkeypatch, st
     )
     FLUX.sample(watched, steps=steps)
     assert set(seen) == {during} and args.disable_comfy_compiler is False
+
+
+@pytest.mark.parametrize(
+    "dtype, off, passes",
+    [(torch.bfloat16, 0.02, True), (torch.bfloat16, 0.2, False), (torch.float32, 0.02, False)],
+)
+def test_a_head_may_round_as_its_dtype_does_and_no_more(model, monkeypatch, dtype, off, passes):
+    """A head alone whose output is off by so much in the self-test: a compiled one is, by rounding."""
+    other = model.clone()
+    other.set_model_compute_dtype(dtype)
+    head, calls = model.model.diffusion_model.final_layer.forward, iter(range(10**6))
+
+    def rounded(*args, **kwargs):
+        return head(*args, **kwargs) * (1 + off * (next(calls) == 1))  # the second call is the self-test's
+
+    monkeypatch.setattr(model.model.diffusion_model.final_layer, "forward", rounded)
+    fast = accelerated(other, **SETTINGS)
+    FLUX.sample(fast, steps=STEPS)
+    assert (runs(fast)[0].target == "block output") == passes

@@ -65,6 +65,28 @@ def test_without_room_they_stay_where_they_are(monkeypatch):
     assert holder.moved(given, DEVICE) is given and not len(holder)
 
 
+def test_conditionings_of_another_kind_end_no_run(monkeypatch):
+    """One of a pack whose tensor cannot be replaced: the run goes on with what it was given."""
+
+    class Fixed(comfy.conds.CONDRegular):
+        cond = property(lambda self: self.given)
+
+        def __init__(self, cond):
+            self.given = cond
+
+    given, holder = [[{"model_conds": {"text": Fixed(torch.ones(1, 2))}}]], Residence()
+    assert holder.moved(given, DEVICE) is given and not len(holder)
+    model = MODELS["flux"].build()
+
+    def fault(*_):
+        raise RuntimeError("simulated")
+
+    monkeypatch.setattr(Residence, "_one", fault)
+    fast = accelerate(model, Settings.of())
+    assert torch.isfinite(MODELS["flux"].sample(fast, steps=8)).all()
+    assert "f" in runs(fast)[-1].kinds and runs(fast)[-1].off is None
+
+
 @pytest.mark.parametrize("name", ["flux", "sd15", "wan21_t2v"])
 def test_a_run_is_the_same_with_them(name, monkeypatch):
     """As if everything were elsewhere: each evaluation gets the copies, and none is held once the run is over."""

@@ -5,11 +5,11 @@ the device still has to do, so that the short work of a forecast could not be pr
 """
 
 import copy
+import logging
 from typing import Any
 
 import torch
 from comfy.conds import CONDConstant
-from comfy.model_management import OOM_EXCEPTION
 
 MOST = 64
 """Tensors that are held at most; where there are more, windows or a pack make new ones all the time."""
@@ -33,7 +33,7 @@ class Residence:
         self._moved.clear()
 
     def moved(self, conds: list[Any], device: torch.device) -> list[Any]:
-        """ComfyUI's conditionings with what the network gets of them on a device; themselves if there is no room.
+        """ComfyUI's conditionings with what the network gets of them on a device; themselves if that fails.
 
         Args:
             conds: for each output that the guider wants, None or dicts with "model_conds".
@@ -43,7 +43,8 @@ class Residence:
             return conds
         try:
             found = [group and [self._dict(cond, device) for cond in group] for group in conds]
-        except OOM_EXCEPTION:
+        except Exception:  # no room, or conditionings of another kind: ComfyUI then copies them itself
+            logging.debug("Spectrum: moving conditionings", exc_info=True)
             self._given_up = True
         self._given_up |= (
             len(self._moved) > MOST or sum(_bytes(there) for _, there in self._moved.values()) > MOST_BYTES

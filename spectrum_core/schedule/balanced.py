@@ -97,6 +97,8 @@ def budget(request: Request) -> int:
     [6, 8, 10, 15]
     >>> [budget(Request(tuple(range(steps + 1)), interval=3.3, guidance=5.0)) for steps in (10, 20, 30, 50)]
     [9, 13, 15, 20]
+    >>> budget(Request(tuple(range(31)), interval=3.3, guidance=5.0, multistep=True))
+    18
     >>> budget(Request(tuple(range(31)), interval=3.3, warmup=9, tail=3))
     16
     """
