@@ -215,7 +215,9 @@ def speed(subject: Subject) -> dict[str, Any]:
         ours["against_fewer_steps"] = fewer["seconds"] / ours["seconds"]
     shape = (1, *subject.geometry.latent)
     feature = feature_bytes(plain.model.diffusion_model, shape, DTYPE)
-    planned = held_bytes(feature, shape, Settings.of().window, 2 if subject.geometry.cfg else 1, corrected=True)
+    conditionings = 2 if subject.geometry.cfg else 1
+    texts = conditionings * math.prod(subject.geometry.context) * torch.float32.itemsize
+    planned = held_bytes(feature, shape, Settings.of().window, conditionings, corrected=True) + texts
     return {
         "model": subject.geometry.name, "latent": list(subject.geometry.latent), "runs": runs, "spread": spread,
         "weights_mib": sum(p.nbytes for p in plain.model.diffusion_model.parameters()) / MIB,

@@ -213,8 +213,9 @@ torch's meta device: sizes are exact, nothing was run. Defaults: `window` {windo
 * *forecast*: share of a full call's operations that a forecast evaluation with target "block output" still
   needs (embedders and head). With "model output" it is nothing.
 
-ComfyUI is told: what a run will hold is added to the memory that it plans with before it loads the model. If memory
-runs out all the same, the features are freed and the run goes on without forecasts.
+ComfyUI is told: what a run will hold is added to the memory that it plans with before it loads the model. That includes
+the texts, which stay on the GPU while the run forecasts. If memory runs out all the same, the features are freed and
+the run goes on without forecasts.
 
 ## What a forecast evaluation still computes
 

@@ -4,6 +4,7 @@ import comfy.model_management
 import pytest
 import torch
 from sampling import runs
+from spectrum_accelerate.nodes.models import residence
 from spectrum_accelerate.nodes.models.footprint import CORRECTOR_LATENTS, feature_bytes, held_bytes
 from spectrum_accelerate.nodes.runtime import accelerate, features
 from spectrum_accelerate.nodes.settings import RAW_OUTPUT, Settings
@@ -70,6 +71,32 @@ def test_the_plan_holds_histories_and_the_corrector(monkeypatch, target):
     assert ours[0] - plain[0] == pytest.approx(expected) and ours[1] - plain[1] == pytest.approx(expected)
     assert runs(fast)[0].forecast > 0
     assert planned(monkeypatch, model, kind, steps=12, cfg=3.0) == plain, "only for the accelerated run"
+
+
+@pytest.mark.parametrize("needed", [False, True])
+def test_without_guidance_one_conditioning_is_planned(monkeypatch, needed):
+    """ComfyUI leaves the negative one out then, unless a patch needs it."""
+    kind = MODELS["flux"]
+    model = kind.build()
+    if needed:
+        model.set_model_sampler_post_cfg_function(lambda args: args["denoised"], disable_cfg1_optimization=True)
+    plain = planned(monkeypatch, model, kind, steps=12, cfg=1.0)
+    ours = planned(monkeypatch, accelerate(model, Settings.of(target=RAW_OUTPUT)), kind, steps=12, cfg=1.0)
+    latent = (1, *kind.latent)
+    size = 4 * torch.Size(latent).numel()
+    assert ours[0] - plain[0] == pytest.approx(held_bytes(size, latent, 3, 2 if needed else 1, corrected=True))
+
+
+def test_the_plan_holds_the_texts_on_the_device(monkeypatch):
+    """As if they were elsewhere; the model prepares further conditionings from them, which are small."""
+    kind = MODELS["flux"]
+    fast = accelerate(kind.build(), Settings.of())
+    here = planned(monkeypatch, fast, kind, steps=8, cfg=3.0)
+    monkeypatch.setattr(residence, "_elsewhere", lambda held, device: torch.is_tensor(held))
+    copies = []
+    monkeypatch.setattr(residence, "_to", lambda part, device: copies.append(part.clone()) or copies[-1])
+    there = planned(monkeypatch, fast, kind, steps=8, cfg=3.0)
+    assert copies and there[0] - here[0] == pytest.approx(sum(copy.nbytes for copy in copies), rel=0.1)
 
 
 @pytest.mark.parametrize("name", ["chroma_radiance", "pixeldit"])

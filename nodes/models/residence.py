@@ -6,6 +6,7 @@ the device still has to do, so that the short work of a forecast could not be pr
 
 import copy
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -71,6 +72,19 @@ class Residence:
         made = copy.copy(value)
         made.cond = self._moved[id(held)][1]
         return made
+
+
+def expected_bytes(conds: Mapping[str, Any], device: torch.device) -> int:
+    """Bytes that the copies are going to take; 0 where they would be too many.
+
+    Args:
+        conds: name -> conditionings of a guider, as dicts of what a user's nodes gave.
+        device: of the model.
+    """
+    given = [value for group in conds.values() for cond in group or () for value in cond.values()]
+    found = {id(value): _bytes(value) for value in given if _elsewhere(value, device)}
+    total = sum(found.values())
+    return total if total <= MOST_BYTES else 0
 
 
 def _elsewhere(held: Any, device: torch.device) -> bool:

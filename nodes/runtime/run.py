@@ -5,6 +5,7 @@ node were not there, and says why.
 """
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from enum import Enum, auto
 from functools import partial
@@ -14,12 +15,14 @@ import comfy.model_sampling
 import torch
 from comfy.model_management import InterruptProcessingException
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
+from comfy.samplers import CFGGuider
 from comfy_execution.utils import get_executing_context
 
 from ...spectrum_core.messages import Message, Reason, Text, say
 from ...spectrum_core.readback import Stopwatch
 from ...spectrum_core.trace import Evaluation, Trace
 from ..models.footprint import reserved
+from ..models.residence import expected_bytes
 from ..samplers.layout import Layout, cleaned, on_level
 from ..samplers.linear_map import (
     UNGUIDED_OUTPUTS,
@@ -135,12 +138,17 @@ class SamplingRun:
         self, executor: Any, model: Any, noise_shape: Any, conds: Any, *args: Any, **kwargs: Any
     ) -> Any:
         """PREPARE_SAMPLING wrapper: what the run will hold is part of the memory that ComfyUI plans with."""
-        corrected, count = self._corrector is not None, max(1, len(conds or ()))
-        extra = self._guarded("planning memory", self._features.planned, model, tuple(noise_shape), count, corrected)
+        extra = self._guarded("planning memory", self._planned, model, tuple(noise_shape), conds or {})
         if not extra:
             return executor(model, noise_shape, conds, *args, **kwargs)
         with reserved(model.model, extra):
             return executor(model, noise_shape, conds, *args, **kwargs)
+
+    def _planned(self, model: Any, latent: tuple[int, ...], conds: Any) -> int:
+        """Bytes that the run is going to hold."""
+        wanted = _wanted(self._guider, conds)
+        held = self._features.planned(model, latent, max(1, len(wanted)), self._corrector is not None)
+        return held + expected_bytes(wanted, self._device)
 
     def _guided(self, args: dict[str, Any]) -> Any:
         """A pre-CFG function: what the scale of guidance is now. Some guiders change it from step to step."""
@@ -447,6 +455,14 @@ class SamplingRun:
 def _plain_attributes(guider: Any) -> dict[str, Any]:
     """Plain values on a guider: some count their calls."""
     return {name: v for name, v in vars(guider).items() if v is None or isinstance(v, bool | int | float | str)}
+
+
+def _wanted(guider: Any, conds: dict[str, Any]) -> dict[str, Any]:
+    """The conditionings that a guider will ask for: without guidance, ComfyUI's own leaves out the negative one."""
+    plain = getattr(type(guider), "predict_noise", None) is CFGGuider.predict_noise
+    if plain and math.isclose(guider.cfg, 1.0) and not guider.model_options.get("disable_cfg1_optimization"):
+        return {name: given for name, given in conds.items() if name != "negative"}
+    return conds
 
 
 def _unguided(options: dict[str, Any]) -> int:
