@@ -1,5 +1,6 @@
 """What a user sees: the pack in ComfyUI's real page, in Chromium, with both renderers of nodes."""
 
+import copy
 import sys
 from pathlib import Path
 
@@ -252,6 +253,60 @@ def test_a_message_for_another_node_changes_nothing(page):
     assert not any(
         "spectrum" in (node.get("properties") or {}) for node in saved["nodes"] if node["type"] != ACCELERATE
     )
+
+
+def test_a_run_of_a_client_without_a_page_is_drawn_nowhere(page):
+    """ComfyUI sends it to every page; the node of that number is another one."""
+    page.load(dict(read("spectrum_demo"), id="3f0c6d1e-0000-4000-8000-000000000008"))
+    wait_for_chart(page, "Plan")
+    page.page.evaluate(
+        """([event, kind]) => { const node = app.rootGraph.nodes.find(n => n.type == kind)
+            const state = {total: 4, kinds: "cccc", errors: [], error: null, saved: null, outcome: "done", off: null}
+            const detail = {node: String(node.id), prompt: "p", workflow: "", sampler_node: "1", run: 1, state}
+            app.api.dispatchEvent(new CustomEvent(event, {detail})) }""",
+        [EVENT, ACCELERATE],
+    )
+    page.page.wait_for_timeout(600)
+    assert chart(page)["text"].startswith("Plan")
+
+
+def test_rows_that_no_run_made_are_not_shown(page):
+    """A workflow is anyone's text: the page goes on, and draws the rows that can be drawn."""
+    run(page, 360)
+    wait_for_chart(page, "2.0x fewer")
+    saved = page.page.evaluate("() => app.rootGraph.serialize()")
+    (node,) = (n for n in saved["nodes"] if n["type"] == ACCELERATE)
+    (good,) = node["properties"]["spectrum"]["rows"]
+    wrong = [
+        {"settings": 1}, {"total": 10**9}, {"errors": 3}, {"errors": ["x"]}, {"kinds": 5}, {"off": "text"},
+        {"notes": [{"key": "SAMPLER"}]}, {"notes": 1}, {"error": "much"},
+    ]  # fmt: skip
+    rows = [dict(good, run=good["run"] + n, state=good["state"] | change) for n, change in enumerate(wrong, 1)]
+    node["properties"]["spectrum"]["rows"] = [None, 1, {}, {"state": []}, *rows]
+    page.load(dict(saved, id="3f0c6d1e-0000-4000-8000-000000000005"))
+    wait_for_chart(page, "Plan: 6 of 12 computed")
+    node["properties"]["spectrum"]["rows"] = [*rows, good]
+    page.load(dict(saved, id="3f0c6d1e-0000-4000-8000-000000000006"))
+    wait_for_chart(page, "2.0x fewer")
+    page.set(ACCELERATE, skip_interval=2.0)
+    wait_for_chart(page, "2.0x fewer", old=True)
+
+
+def test_a_copy_of_a_node_shows_no_run(page):
+    """Not even when the workflow with both is opened again."""
+    run(page, 370)
+    wait_for_chart(page, "2.0x fewer")
+    saved = page.page.evaluate("() => app.rootGraph.serialize()")
+    (node,) = (n for n in saved["nodes"] if n["type"] == ACCELERATE)
+    copied = copy.deepcopy(node) | {"id": saved["last_node_id"] + 1, "pos": [0, -400]}
+    for slot in copied["inputs"]:
+        slot["link"] = None
+    for slot in copied["outputs"]:
+        slot["links"] = []
+    saved["nodes"].append(copied)
+    page.load(dict(saved, last_node_id=copied["id"], id="3f0c6d1e-0000-4000-8000-000000000007"))
+    wait_for_chart(page, "2.0x fewer", node["id"])
+    assert "fewer" not in chart(page, copied["id"])["text"]
 
 
 def test_what_is_not_accelerated_says_why_on_the_node(page):

@@ -14,12 +14,14 @@ const HEIGHT = 96; // of the widget, from the start: nothing jumps when a run be
 const HANGING = 72; // of the chart under a subgraph's node
 const ROWS = 4; // samplers of one prompt that are shown
 const KEPT = 12; // rows that the workflow keeps, of all subgraphs that share a node
+const MOST = 10000; // evaluations of a run that a workflow may claim
 const TICK = 400; // ms
 const COLOURS = { computed: "#4c8dff", forecast: "#8a9cc0", error: "#ff9a5c", off: "#e0a030" };
 const LIGHT = { computed: "#2563d9", forecast: "#7587ab", error: "#c4520f", off: "#8a5a00" };
 
 const charts = new Map(); // our node -> its chart
-const hanging = new Map(); // a subgraph's node -> the element under it (Nodes 2.0)
+const painting = new WeakSet(); // subgraphs' nodes that paint a chart under themselves (classic canvas)
+const hanging = new Map(); // a subgraph's node that is shown -> the element under it (Nodes 2.0)
 
 // --- words ----------------------------------------------------------------------------------------------------------
 
@@ -97,6 +99,21 @@ function tooltip(rows) {
     return [headline(state).join(", "), where, ...messages.filter(Boolean).map(sentence)].filter(Boolean).join("\n");
   });
   return [...lines, say("legend")].join("\n\n");
+}
+
+// Whether a row of a workflow, which anyone may have written, can be shown.
+function isRow(row) {
+  const object = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
+  const count = (value) => Number.isInteger(value) && value >= 0 && value <= MOST;
+  const amount = (value) => value === null || value === undefined || Number.isFinite(value);
+  const message = (value) =>
+    object(value) && object(value.values) && Object.values(value.values).every((part) => !object(part) || message(part));
+  const state = object(row) ? row.state : null;
+  if (!object(state) || typeof state.kinds !== "string" || !count(state.kinds.length)) return false;
+  const { total, settings, errors = [], error, saved, off, notes = [] } = state;
+  if (!count(total) || !object(settings) || !amount(error) || !amount(saved)) return false;
+  const listed = Array.isArray(errors) && errors.every(amount) && Array.isArray(notes) && notes.every(message);
+  return listed && (off === null || off === undefined || message(off));
 }
 
 // --- drawing --------------------------------------------------------------------------------------------------------
@@ -314,11 +331,11 @@ class Chart {
     this.observer.observe(this.root);
   }
 
-  // The runs that the workflow kept.
+  // The runs that the workflow kept; a copy of a node holds those of the other one.
   restore() {
     const kept = this.node.properties?.spectrum?.rows;
     for (const row of Array.isArray(kept) ? kept : []) {
-      if (typeof row?.state?.kinds === "string" && row.state.settings) this.add(row);
+      if (isRow(row) && String(row.path).split(":").at(-1) === String(this.node.id)) this.add(row);
     }
     this.draw();
   }
@@ -443,13 +460,17 @@ function paintUnder(host, context) {
   context.restore();
 }
 
-function hang(host) {
+function paintAlways(host) {
+  painting.add(host);
   const painted = host.onDrawForeground;
   host.onDrawForeground = function (context, ...rest) {
     const result = painted?.call(this, context, ...rest);
     paintUnder(host, context);
     return result;
   };
+}
+
+function hang(host) {
   const element = document.createElement("div");
   element.className = "spectrum-hanging";
   const place = `position:absolute;left:0;right:0;top:100%;height:${HANGING}px;margin-top:6px;border-radius:6px`;
@@ -462,9 +483,17 @@ function hang(host) {
 
 function drawHanging() {
   const hosts = new Set((app.canvas?.graph?.nodes ?? []).filter((node) => node.subgraph && !inside(node).next().done));
-  for (const host of hosts) if (!hanging.has(host)) hang(host);
+  for (const host of hosts) {
+    if (!painting.has(host)) paintAlways(host);
+    if (!hanging.has(host)) hang(host);
+  }
   for (const [host, element] of hanging) {
-    const { rows, old } = hosts.has(host) ? rowsOf(host) : { rows: [] };
+    if (!hosts.has(host)) {
+      element.remove();
+      hanging.delete(host);
+      continue;
+    }
+    const { rows, old } = rowsOf(host);
     const parent = window.LiteGraph?.vueNodesMode && document.querySelector(`[data-node-id="${host.id}"]`);
     if (!rows.length || !parent) {
       element.remove();
@@ -509,8 +538,8 @@ function accelerate(sampler) {
 // --- life -----------------------------------------------------------------------------------------------------------
 
 function receive(data, live) {
-  const workflow = (app.rootGraph ?? app.graph)?.id;
-  if (data.workflow && workflow && data.workflow !== workflow) return; // of another tab; asked for when it is shown
+  const workflow = (app.rootGraph ?? app.graph)?.id ?? "";
+  if (data.workflow !== workflow) return; // of another tab, asked for when it is shown; or of a client without a page
   const node = nodeAt(data.node);
   if (node?.comfyClass === KIND) charts.get(node)?.receive(data, live);
 }
