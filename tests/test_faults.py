@@ -197,6 +197,19 @@ def _raiser(error):
     return hook
 
 
+def test_a_fault_when_the_run_is_over_keeps_its_picture():
+    """It is not sampled a second time."""
+    _, _, _, accelerated = reference()
+    for name in ("SamplingRun.close", "Measurements.finish", "Progress.send"):
+        (where,) = (entry for entry in entries() if entry.endswith((f":{name}", f":{name.split('.')[1]}")) and
+                    f"{name.split('.')[0].removeprefix('Sampling').lower()}" in entry.lower())  # fmt: skip
+        fast, recorded = accelerate(FLUX.build(), Settings.of()), Recorded()
+        with Tracer(where, entries()[where], RuntimeError("injected"), recorded.calls) as tracer:
+            result, calls, _ = sampled(fast, recorded)
+        assert tracer.fired and tracer.evaluation == len(calls) == STEPS
+        assert torch.equal(result, accelerated)
+
+
 def test_a_fault_at_a_sample_of_entries_ends_no_run():
     """One entry of every sixth function; the rest with --all."""
     chosen = cases(1)[::6]

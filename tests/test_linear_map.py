@@ -145,3 +145,17 @@ def test_multistep_samplers_are_told_by_their_coefficients(name, kind):
     """As the table has it."""
     found = linear_map(sampler_object(name), SAMPLINGS[kind], sigmas_of(kind))
     assert found.multistep == SAMPLERS[name].multistep
+
+
+@pytest.mark.parametrize("name", ["euler_ancestral", "dpmpp_sde", "heun"])
+def test_random_generators_stay_as_they_are(name, monkeypatch):
+    """Those of other devices, too, which torch.manual_seed would seed: s_churn draws from them."""
+    monkeypatch.setattr(torch, "manual_seed", _must_not_be_called)
+    before = torch.random.get_rng_state()
+    function = sampler_object(name).sampler_function
+    linear_map(renamed(function), SAMPLINGS["noise"], sigmas_of("noise"), lambda sigma, output, latent: output)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def _must_not_be_called(*_):
+    raise AssertionError("this seeds every device")

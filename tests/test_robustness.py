@@ -13,7 +13,7 @@ from comfy.model_management import OOM_EXCEPTION
 from comfy.patcher_extension import WrappersMP
 from comfy_extras.nodes_advanced_samplers import SamplerLCMUpscale
 from sampling import accelerated, distance, runs
-from spectrum_accelerate.nodes.runtime import accelerate, features
+from spectrum_accelerate.nodes.runtime import accelerate, features, run
 from spectrum_accelerate.nodes.settings import Settings
 from spectrum_accelerate.spectrum_core import corrector
 from spectrum_accelerate.spectrum_core.messages import Reason, Text
@@ -335,6 +335,23 @@ def test_nothing_is_alive_without_the_garbage_collector(outcome):
     finally:
         gc.enable()
     assert not left
+
+
+def test_a_run_that_starts_again_draws_the_same_noise(monkeypatch):
+    """From each device's generator. There is no such device here: what torch says of them stands in for two."""
+    states, restored, drawn = [torch.ones(3), torch.zeros(3)], [], []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: states)
+    monkeypatch.setattr(torch.cuda, "set_rng_state_all", restored.append)
+    monkeypatch.setattr(run, "_unguided", None)  # a fault of ours that nothing catches but the start of the run
+
+    def noisy(network, x, sigmas, extra_args=None, **_):
+        drawn.append(torch.randn(3))
+        return network(x, sigmas[:1], **(extra_args or {}))
+
+    custom(accelerate(FLUX.build(), Settings.of()), comfy.samplers.KSAMPLER(noisy))
+    assert restored == [states] and len(drawn) == 4, "twice on coefficients, twice in earnest"
+    assert torch.equal(drawn[2], drawn[3])
 
 
 def _fail(*_):

@@ -29,10 +29,11 @@ ARGUMENTS = ("noise", "latent_image", "sampler", "sigmas", "denoise_mask", "call
 def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
     """OUTER_SAMPLE wrapper: the life of a run. `args` begin as `ARGUMENTS`."""
     guider = executor.class_obj
-    before, random_state = guider.model_options, torch.random.get_rng_state()
+    before = guider.model_options
     run: SamplingRun | None = None
-    conds = None
+    conds, random_state = None, []
     try:
+        random_state = _random_state()
         conds = _copied(getattr(guider, "conds", None))
         given = dict(zip(ARGUMENTS, args, strict=False)) | kwargs
         shapes = args[len(ARGUMENTS)] if len(args) > len(ARGUMENTS) else kwargs.get("latent_shapes")
@@ -45,13 +46,13 @@ def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
         positional = [given.pop(name) for name in ARGUMENTS[: len(args)]]
         with _without_compiler(run), _followed(guider, run):
             output = executor(*positional, *args[len(ARGUMENTS) :], **given)
-        run.close("done")
+        _close(run, "done")
         return output
     except BaseException as error:
         if run is None and not ours(error):
             raise
         again = ours(error) or (run is not None and run.holds_memory and isinstance(error, OOM_EXCEPTION))
-        _close(run, error)
+        _close(run, _outcome(error))
         if not again:
             raise
         logging.warning("Spectrum: %s; the run starts again without it", failure("Spectrum", error))
@@ -62,7 +63,7 @@ def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
     soft_empty_cache()
     if conds is not None:
         guider.conds = conds
-    torch.random.set_rng_state(random_state)
+    _set_random_state(random_state)
     return executor(*args, **kwargs)
 
 
@@ -95,16 +96,32 @@ def _followed(guider: Any, run: SamplingRun) -> Iterator[None]:
         delattr(guider, name)
 
 
-def _close(run: SamplingRun | None, error: BaseException) -> None:
-    """Close a run that an error ended; what else fails then is said in the log only."""
-    if run is None:
-        return
+def _close(run: SamplingRun | None, outcome: str) -> None:
+    """Close a run; what fails then is said in the log only: the picture is there."""
+    try:
+        if run is not None:
+            run.close(outcome)
+    except Exception as error:
+        logging.warning("Spectrum: %s", failure("ending a run", error))
+
+
+def _outcome(error: BaseException) -> str:
+    """What an error makes of a run."""
     # ComfyUI's interrupt is an Exception in 0.18, no longer in 0.24.
     interrupted = isinstance(error, InterruptProcessingException) or not isinstance(error, Exception)
-    try:
-        run.close("interrupted" if interrupted else "error")
-    except Exception:
-        logging.exception("Spectrum: the run could not be closed")
+    return "interrupted" if interrupted else "error"
+
+
+def _random_state() -> list[torch.Tensor]:
+    """Of torch's generators: the CPU's, then each CUDA device's. Some samplers draw from the device's."""
+    return [torch.random.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [])]
+
+
+def _set_random_state(state: list[torch.Tensor]) -> None:
+    """What `_random_state` gave."""
+    if state:
+        torch.random.set_rng_state(state[0])
+        torch.cuda.set_rng_state_all(state[1:])
 
 
 def _copied(conds: Any) -> Any:

@@ -1,5 +1,6 @@
 """Live messages for the chart on the node, and the latest state of each node's runs for a page that comes later."""
 
+import logging
 import math
 import sys
 import time
@@ -44,7 +45,14 @@ class Progress:
         self._workflow: str | None = None
 
     def send(self, last: bool = False) -> None:
-        """Send the state, at most ten times a second; the last one always."""
+        """Send the state, at most ten times a second; the last one always. If that fails, nothing more is sent."""
+        try:
+            self._send(last)
+        except Exception:
+            self._node = ""
+            logging.warning("Spectrum: the chart on the node cannot be updated", exc_info=True)
+
+    def _send(self, last: bool) -> None:
         trace = self._trace
         now = time.monotonic()
         module = sys.modules.get("server")  # loaded by ComfyUI; importing it here would start half a server elsewhere
@@ -72,8 +80,10 @@ def workflow_of(server: Any, prompt: str) -> str:
     """The id of the workflow that a running prompt was made from; empty if the client did not send the workflow."""
     for entry in getattr(getattr(server, "prompt_queue", None), "currently_running", {}).values():
         if len(entry) > 3 and entry[1] == prompt and isinstance(entry[3], dict):
-            saved = (entry[3].get("extra_pnginfo") or {}).get("workflow") or {}
-            return str(saved.get("id") or "")
+            found: Any = entry[3]
+            for name in ("extra_pnginfo", "workflow", "id"):  # a client may send anything
+                found = found.get(name) if isinstance(found, dict) else None
+            return found if isinstance(found, str) else ""
     return ""
 
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 LEVEL_TOLERANCE = 0.02
 """Distance of a noise level to a step's, relative to it: some samplers go through log-SNR and back in float32."""
 
-MOST_STAGES = 6
-"""Evaluations of a step at most; RES4LYF's res_6s has as many."""
+SPACING_TOLERANCE = 0.25
+"""The same, relative to the distance to the next step's level."""
 
 FAR_OFF = 2.0
 """Factor by which a wrapper may change the noise level that the network is told."""
 
-SPACING_TOLERANCE = 0.25
-"""The same, relative to the distance to the next step's level."""
+MOST_STAGES = 6
+"""Evaluations of a step at most; RES4LYF's res_6s has as many."""
 
 
 @dataclass(frozen=True)

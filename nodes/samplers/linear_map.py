@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from .layout import MOST_STAGES
 from .table import CHURNED, SAMPLERS, SamplerInfo
 
 Denoise = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -24,10 +25,6 @@ UNGUIDED_OUTPUTS = "sampler_post_cfg_function"
 
 MOST_EVALUATIONS = 400
 """Of a run whose sampler is run on coefficients; the time goes with the square."""
-
-MOST_PER_STEP = 6
-"""Evaluations of a step; a sampler that calls the model more often is not run to its end."""
-
 
 LARGE = 1024.0, 256.0
 """Units that make noise small beside coefficients; powers of two, so that they cost no digits."""
@@ -171,7 +168,7 @@ def _run(
     unit: float,
 ) -> LinearMap:
     name, steps = sampler_name(sampler), len(sigmas) - 1
-    room = min(MOST_EVALUATIONS, steps * MOST_PER_STEP + 2)
+    room = min(MOST_EVALUATIONS, steps * MOST_STAGES + 2)
     seen: list[torch.Tensor] = []
     levels: list[float] = []
 
@@ -195,7 +192,7 @@ def _run(
         options["noise_sampler"] = lambda *_: torch.zeros_like(start)
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would change those of all devices
             end = sampler.sampler_function(
                 _as_samplers_see_it(model, sampling, sigmas, guider),
                 start,
