@@ -20,7 +20,7 @@ from unittest.mock import patch
 
 from _embedded import REPORTING, TUNING, Case, Setting
 from spectrum_accelerate.nodes.runtime import accelerate, attachment
-from spectrum_accelerate.nodes.samplers.table import IRREGULAR, REPLACES_NOISE, SAMPLERS, SamplerInfo
+from spectrum_accelerate.nodes.samplers.table import IRREGULAR, REPLACES_NOISE, SAMPLERS, WIDGET, SamplerInfo
 from spectrum_accelerate.nodes.settings import Settings
 from tqdm import tqdm
 
@@ -29,8 +29,6 @@ BATCH = 6
 log = logging.getLogger("samplers")
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 OUTPUT = {"flux": DOCS / "samplers.md", "unet": DOCS / "samplers-unet.md"}
-WIDGET = {"unipc": "uni_pc", "unipc_bh2": "uni_pc_bh2"}
-"""Sampler function -> its name in ComfyUI's list, where they differ."""
 
 HEADER = """# How much of each sampler is forecast: {title}
 

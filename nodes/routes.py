@@ -8,7 +8,7 @@ from typing import Any
 from ..spectrum_core.messages import Message, Text, say
 from .runtime.policy import Policy, Range
 from .runtime.progress import described, kept
-from .samplers.table import SAMPLERS, SamplerInfo
+from .samplers.table import by_widget
 from .settings import ADAPTIVE, Settings
 
 RUNS, PLAN = "/spectrum_accelerate/runs", "/spectrum_accelerate/plan"
@@ -26,7 +26,7 @@ def planned(values: Mapping[str, Any], steps: int, sampler: str = "", guidance: 
     Args:
         values: the node's widgets; those of a schedule by their own names.
         steps: of the run.
-        sampler: its name, if known.
+        sampler: its name in the sampler's widget, if known.
         guidance: scale of classifier-free guidance, if known.
 
     Returns:
@@ -40,7 +40,7 @@ def planned(values: Mapping[str, Any], steps: int, sampler: str = "", guidance: 
     if not math.isfinite(guidance):
         raise ValueError(f"cfg = {guidance}: use a number")
     settings = Settings.of(**values)
-    info = SAMPLERS.get(sampler, SamplerInfo())
+    info = by_widget(sampler)
     if info.obstacle:
         return say(Text.SAMPLER, sampler=sampler, obstacle=info.obstacle)
     never = settings.never()
@@ -77,6 +77,6 @@ def register() -> None:
             asked = await request.json()
             guidance = float(asked.get("cfg") or 1.0)
             found = planned(asked["values"], int(asked["steps"]), str(asked.get("sampler", "")), guidance)
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             return web.json_response({"error": str(error)}, status=400)
         return web.json_response({"kinds": found} if isinstance(found, str) else {"off": described(found)})

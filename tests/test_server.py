@@ -4,6 +4,7 @@ import copy
 import io
 import itertools
 import json
+import math
 import time
 import urllib.error
 import urllib.request
@@ -150,11 +151,24 @@ def test_a_page_that_comes_later_gets_the_last_messages(server, edited):
     assert ask(server, "/spectrum_accelerate/runs?workflow=other") == ask(server, "/spectrum_accelerate/runs") == []
 
 
-def test_the_plan_of_a_run_is_known_before_it(server, edited):
-    changed = edited("KSampler", seed=19, steps=20)
+def test_whatever_a_client_sends_as_its_workflow_the_run_is_accelerated(server, edited):
+    """It is sampled once, and belongs to no workflow."""
+    for seed, workflow in enumerate(("a text", [1], {"id": [2]}), 30):
+        changed = edited("KSampler", seed=seed)
+        extra = {"extra_pnginfo": {"workflow": workflow}}
+        sent = server._post("/prompt", {"prompt": changed, "client_id": server.client_id, "extra_data": extra})
+        server.wait(sent["prompt_id"])
+        last = messages(server, find_node(changed, "SpectrumAccelerate"))[-1]
+        assert last["prompt"] == sent["prompt_id"] and last["workflow"] == ""
+        assert last["state"]["outcome"] == "done" and "f" in last["state"]["kinds"] and not last["state"]["notes"]
+
+
+@pytest.mark.parametrize("sampler", ["euler", "uni_pc", "ddim"])
+def test_the_plan_of_a_run_is_known_before_it(server, edited, sampler):
+    changed = edited("KSampler", seed=19, steps=20, sampler_name=sampler, cfg=3.0)
     inputs = changed[find_node(changed, "SpectrumAccelerate")]["inputs"]
     values = {name.split(".")[-1]: value for name, value in inputs.items() if name != "model"}
-    asked = {"values": values, "steps": 20, "sampler": "euler"}
+    asked = {"values": values, "steps": 20, "sampler": sampler, "cfg": 3.0}
     kinds = ask(server, "/spectrum_accelerate/plan", asked)["kinds"]
     report = trace(server.queue(changed), changed)
     assert len(kinds) == 20 and kinds.count("c") == report["computed"]
@@ -163,9 +177,11 @@ def test_the_plan_of_a_run_is_known_before_it(server, edited):
     off = ask(server, "/spectrum_accelerate/plan", asked | {"sampler": "lcm"})["off"]
     assert off["key"] == "SAMPLER" and off["values"]["sampler"] == "lcm" and "lcm" in off["plain"]
     values = {"values": {"degree": 99}}, {"values": {"unknown": 1}}
-    for wrong in ({"steps": 0}, {"steps": "many"}, {"cfg": "much"}, *values):
+    for wrong in ({"steps": 0}, {"steps": "many"}, {"steps": math.inf}, {"cfg": "much"}, *values):
         with pytest.raises(urllib.error.HTTPError, match="400"):
             ask(server, "/spectrum_accelerate/plan", asked | wrong)
+    with pytest.raises(urllib.error.HTTPError, match="400"):
+        ask(server, "/spectrum_accelerate/plan", [asked])
 
 
 def test_two_nodes_with_equal_settings_are_two_nodes(server, edited):

@@ -2,9 +2,8 @@
 
 import comfy.model_sampling
 import comfy.samplers
-from spectrum_accelerate.nodes.samplers.table import SAMPLERS
+from spectrum_accelerate.nodes.samplers.table import SAMPLERS, WIDGET
 
-WIDGET = {"unipc": "uni_pc", "unipc_bh2": "uni_pc_bh2"}
 DETERMINISTIC = sorted(name for name, info in SAMPLERS.items() if not info.obstacle and not info.noisy)
 
 

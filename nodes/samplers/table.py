@@ -74,3 +74,13 @@ _NAMES: dict[SamplerInfo, str] = {
 
 SAMPLERS: dict[str, SamplerInfo] = {name: info for info, names in _NAMES.items() for name in names.split()}
 """By the name of the sampler function, without its `sample_`."""
+
+WIDGET = {"unipc": "uni_pc", "unipc_bh2": "uni_pc_bh2"}
+"""Names of samplers that ComfyUI's widgets spell otherwise."""
+
+_FUNCTION = {widget: name for name, widget in WIDGET.items()} | {"ddim": "euler"}
+
+
+def by_widget(name: str) -> SamplerInfo:
+    """The row of a sampler by its name in a widget; the usual one for samplers that are not in the table."""
+    return SAMPLERS.get(_FUNCTION.get(name, name), SamplerInfo())
