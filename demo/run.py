@@ -174,7 +174,7 @@ def draw_evaluations(file: Path, trace: Json) -> None:
     positions = [entry["position"] for entry in evaluations]
     sigmas.plot(positions, [entry["sigma"] for entry in evaluations], color="#8892a0", linewidth=1)
     sigmas.set_ylabel("sigma", color="#8892a0")
-    known = [entry for entry in evaluations if entry["feature_error"]]
+    known = [entry for entry in evaluations if entry["feature_error"] is not None]
     bottom.plot(
         [e["position"] for e in known], [100 * e["feature_error"] for e in known], "o-", color="#d4572a", markersize=4
     )

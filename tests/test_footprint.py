@@ -3,7 +3,8 @@
 import comfy.model_management
 import pytest
 import torch
-from sampling import runs
+from comfy.model_patcher import ModelPatcher
+from sampling import counted, runs
 from spectrum_accelerate.nodes.models import residence
 from spectrum_accelerate.nodes.models.footprint import CORRECTOR_LATENTS, feature_bytes, held_bytes
 from spectrum_accelerate.nodes.runtime import accelerate, features
@@ -97,6 +98,23 @@ def test_the_plan_holds_the_texts_on_the_device(monkeypatch):
     monkeypatch.setattr(residence, "_to", lambda part, device: copies.append(part.clone()) or copies[-1])
     there = planned(monkeypatch, fast, kind, steps=8, cfg=3.0)
     assert copies and there[0] - here[0] == pytest.approx(sum(copy.nbytes for copy in copies), rel=0.1)
+
+
+@pytest.mark.parametrize("affordable", [False, True])
+@pytest.mark.parametrize("free", [0, 2**50], ids=["split", "joined"])
+def test_auto_is_the_same_whether_conditionings_are_joined(monkeypatch, free, affordable):
+    """ComfyUI joins them where memory is free; what is held is the same."""
+    kind = MODELS["flux"]
+    model = kind.build()
+    held = 2 * 3 * feature_bytes(model.model.diffusion_model, (1, *kind.latent), torch.float32)
+    total = (held + 1 if affordable else held - 1) / features.HISTORY_SHARE
+    monkeypatch.setattr(features, "get_total_memory", lambda device: total)
+    monkeypatch.setattr(ModelPatcher, "get_free_memory", lambda self, device: free)
+    fast = accelerate(model, Settings.of())
+    with counted(model.model.diffusion_model) as rows:
+        kind.sample(fast, steps=12, cfg=3.0)
+    assert set(rows) == {2 if free else 1}
+    assert runs(fast)[-1].target == ("block output" if affordable else RAW_OUTPUT) and runs(fast)[-1].forecast > 0
 
 
 @pytest.mark.parametrize("name", ["chroma_radiance", "pixeldit"])

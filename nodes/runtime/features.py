@@ -42,7 +42,7 @@ WHOLE_MODEL_TARGETS = MODEL_OUTPUT, DENOISED
 """Targets of which no part of the network runs."""
 
 HISTORY_SHARE = 0.05
-"""Part of a device's memory that the features of a call may take with target "auto": 1.2 GiB of 24."""
+"""Part of a device's memory that the histories of a run may take with target "auto": 1.2 GiB of 24."""
 
 MOST_MOVED = 3
 """Computed steps in a row whose calls saw other parts of the latent than before, after which nothing is forecast."""
@@ -59,6 +59,7 @@ class FeatureForecaster:
         total: steps of the run.
         capacity: how many computed steps a history holds at most.
         enough: how many computed steps a forecast needs.
+        conditionings: of an evaluation.
         note: gets what the user should know.
         flow: whether latents go from noise to data in straight lines; else noise is added to data.
         moves_parts: whether another pack may choose what a call sees, see `conflicts`.
@@ -71,12 +72,14 @@ class FeatureForecaster:
         total: int,
         capacity: int,
         enough: int,
+        conditionings: int,
         note: Callable[[Message], None],
         flow: bool = True,
         moves_parts: bool = False,
     ) -> None:
         self._signal, self._axis, self._total = signal, axis, total
         self.capacity, self._enough, self._note = capacity, enough, note
+        self._conditionings = conditionings
         self._flow, self._moves_parts = flow, moves_parts
         self._continuity = Continuity()
         self._moved = 0  # computed steps in a row with calls that saw other parts than before
@@ -97,10 +100,11 @@ class FeatureForecaster:
         return sum(history.nbytes for history in list(self._histories.values()))
 
     def affordable(self, feature: int, device: torch.device) -> bool:
-        """Whether features of so many bytes may be held: by a share of the device's memory, the same on every run."""
-        return feature * self.capacity <= HISTORY_SHARE * get_total_memory(device)
+        """Whether features of so many bytes for each conditioning may be held: by a share of the device's memory, the
+        same on every run. Which conditionings ComfyUI joins in a call depends on what is free."""
+        return feature * self._conditionings * self.capacity <= HISTORY_SHARE * get_total_memory(device)
 
-    def planned(self, patcher: Any, latent: tuple[int, ...], conditionings: int, corrected: bool) -> int:
+    def planned(self, patcher: Any, latent: tuple[int, ...], corrected: bool) -> int:
         """Bytes that the run is going to hold, the corrector's included."""
         feature = math.prod(latent) * torch.float32.itemsize
         target = self._signal.target
@@ -108,7 +112,7 @@ class FeatureForecaster:
             wanted = feature_bytes(raw_network(patcher.model), latent, patcher.model.get_dtype_inference())
             if target == BLOCK_OUTPUT or self.affordable(wanted, patcher.load_device):
                 feature = wanted
-        return held_bytes(feature, latent, self.capacity, conditionings, corrected)
+        return held_bytes(feature, latent, self.capacity, self._conditionings, corrected)
 
     def call(
         self,
@@ -282,14 +286,14 @@ class FeatureForecaster:
             if feature.ndim == 0 or feature.shape[0] % len(histories):
                 raise TapError(f"the rows of {label} {tuple(feature.shape)} do not divide by conditioning")
             bounded = self._signal.target == AUTO and tapped.architecture not in WHOLE_MODEL_TARGETS
-            if bounded and not self.affordable(feature.nbytes, feature.device):
+            if bounded and not self.affordable(feature.nbytes // len(histories), feature.device):
                 raise TapError(f"the block output would need {feature.nbytes * self.capacity / 2**30:.1f} GiB")
             batch = x.shape[0] // len(histories)
             rows = rearrange(feature, "(cond batch) ... -> cond batch ...", cond=len(histories))
             for history, own in zip(histories, rows, strict=True):
                 pictures = batch if own.shape[0] % batch == 0 else 1
                 error = history.error(label, own, self._signal.forecaster, position, self._total, pictures)
-                evaluation.feature_errors.append(Readback(_nan_unless_finite(own) if error is None else error))
+                evaluation.feature_errors.append(Readback(_unknown(own) if error is None else error))
                 history.push(label, position, own)
 
         output, problem = tapped.run_full(full, receive)
@@ -423,7 +427,8 @@ def _shares_memory(output: torch.Tensor, feature: torch.Tensor) -> bool:
     return output.untyped_storage().data_ptr() == feature.untyped_storage().data_ptr()
 
 
-def _nan_unless_finite(rows: torch.Tensor) -> torch.Tensor:
-    """float32 [1]: 0, or NaN where some value is not finite (half precision could not hold the norm)."""
+def _unknown(rows: torch.Tensor) -> torch.Tensor:
+    """The error of a feature that nothing was forecast for: float32 [1], infinite, or NaN where some value is not
+    finite (half precision could not hold the norm)."""
     wide = torch.promote_types(rows.dtype, torch.float32)
-    return (torch.linalg.vector_norm(rows.detach(), dtype=wide) * 0.0).reshape(1).float()
+    return (torch.linalg.vector_norm(rows.detach(), dtype=wide) * 0.0 + math.inf).reshape(1).float()

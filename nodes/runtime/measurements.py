@@ -66,7 +66,7 @@ class Measurements:
             record.feature_error = max(finite) if finite else None
             if drift is not None:
                 self._judge(record, drift.wait().double().numpy())
-                policy.drifted(self._estimate.worst() or 0.0)
+                policy.drifted(self._trace.error or 0.0)
             if self._discontinued(record, finite):
                 stop = stop or say(Text.DISCONTINUED)
             moved: dict[int, float] = {}  # of the conditioning that changed most; devices answer in any order

@@ -147,7 +147,7 @@ class SamplingRun:
     def _planned(self, model: Any, latent: tuple[int, ...], conds: Any) -> int:
         """Bytes that the run is going to hold."""
         wanted = _wanted(self._guider, conds)
-        held = self._features.planned(model, latent, max(1, len(wanted)), self._corrector is not None)
+        held = self._features.planned(model, latent, self._corrector is not None)
         return held + expected_bytes(wanted, self._device)
 
     def _guided(self, args: dict[str, Any]) -> Any:
@@ -278,6 +278,7 @@ class SamplingRun:
             self._policy.steps,
             capacity,
             min(2, self._settings.warmup),
+            max(1, len(_wanted(self._guider, getattr(self._guider, "conds", None) or {}))),
             self.trace.note,
             flow,
             self._moves_parts,
