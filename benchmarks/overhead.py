@@ -10,6 +10,8 @@
    at 512x512, the rest of the depth is that many times the block).
 4. The correction of a run of 15 of 50 with a latent of Wan2.1's 81 frames at 1280x720: each evaluation's share of it
    against a copy of the latent, and how many latents' worth of memory it holds.
+5. What is left where Python is the limit, as with SDXL on a fast GPU: SDXL's own blocks with so few channels that
+   computing takes no time. An evaluation of each kind, and whole runs as `bench gpu` measures them.
 """
 
 import argparse
@@ -18,6 +20,7 @@ import logging
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,7 @@ from _embedded import Case, Setting  # boots ComfyUI
 import comfy.ldm.flux.math
 import comfy.ops
 import comfy.samplers
+import gpu
 import torch
 from comfy.ldm.flux.model import Flux
 from comfy.ldm.modules.attention import attention_pytorch
@@ -52,6 +56,7 @@ FLUX = dict(
 )  # fmt: skip
 DEPTH = {"double_blocks": 19, "single_blocks": 38}
 WAN_LATENT = (1, 16, 21, 90, 160)
+NARROW = {"model_channels": 32, "num_head_channels": 8}
 
 
 def seconds(call: Callable[[], Any], repeats: int = 9) -> float:
@@ -227,6 +232,15 @@ def held_by(root: object) -> int:
     return sum(storages.values())
 
 
+def host() -> dict[str, Any]:
+    """SDXL's blocks with few channels: Python's time only."""
+    sdxl = gpu.subjects(tiny=False)["sdxl"]
+    sizes = {**sdxl.geometry.sizes, **NARROW}
+    geometry = replace(sdxl.geometry, latent=(4, 8, 8), context=(8, sdxl.geometry.context[1]), sizes=sizes)
+    narrow = replace(sdxl, geometry=geometry, short=50)
+    return {"evaluations": gpu.evaluations(narrow), "runs": gpu.speed(narrow)["runs"]}
+
+
 def main() -> None:
     comfy.ldm.flux.math.optimized_attention = attention_pytorch  # the CPU's default asks a meta device for its memory
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
@@ -238,6 +252,7 @@ def main() -> None:
         "bookkeeping": bookkeeping(),
         "flux_operations": flux_operations(),
         "flux_time": flux_time(1024 if DEVICE.type == "cuda" else 512),
+        "host": host(),
         "correction": [correction(sampler) for sampler in ("euler", "dpmpp_2m")],
     }
     OUTPUT.parent.mkdir(parents=True, exist_ok=True)

@@ -42,7 +42,9 @@ class SpectrumAccelerate(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        schedules = [io.DynamicCombo.Option(name, [widget(own) for own in OWN[name]]) for name in SCHEDULE.options]
+        schedules = [
+            io.DynamicCombo.Option(name, [widget(own) for own in OWN.get(name, ())]) for name in SCHEDULE.options
+        ]
         return io.Schema(
             node_id="SpectrumAccelerate",
             display_name=NODE,

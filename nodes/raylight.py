@@ -87,7 +87,9 @@ class SpectrumAccelerateRaylight(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        schedules = [io.DynamicCombo.Option(name, [widget(own) for own in OWN[name]]) for name in SCHEDULE.options]
+        schedules = [
+            io.DynamicCombo.Option(name, [widget(own) for own in OWN.get(name, ())]) for name in SCHEDULE.options
+        ]
         actors = io.Custom("RAY_ACTORS")
         return io.Schema(
             node_id="SpectrumAccelerateRaylight",

@@ -7,14 +7,13 @@ from typing import Any
 
 from ..spectrum_core.forecast import INTERCEPTS, Forecaster, Intercept
 from ..spectrum_core.messages import Message, Text, say
-from ..spectrum_core.schedule import SCHEDULES, Request, Schedule
-from ..spectrum_core.schedule.balanced import limited
+from ..spectrum_core.schedule import SCHEDULES, Adaptive, FixedInterval, GrowingInterval, Plan, Request, Schedule
 
 NODE = "Spectrum Accelerate"
 TARGETS = AUTO, BLOCK_OUTPUT, RAW_OUTPUT = "auto", "block output", "model output"
 DENOISED_LATENT = "denoised latent"
 """The target of samplers that add noise, whatever was chosen."""
-ADAPTIVE, PAPER, FIXED = SCHEDULES
+ADAPTIVE, PAPER, FIXED = Adaptive.name, GrowingInterval.name, FixedInterval.name
 
 
 @dataclass(frozen=True)
@@ -282,8 +281,8 @@ class Settings:
         evaluations = max(1, int(self.evaluations / stages)) if self.evaluations else 0
         warmup, tail = max(self.warmup, ends[0]), max(self.tail, ends[1])
         request = Request(
-            tuple(times), self.skip_interval, evaluations, self.growth, warmup, tail, forced, guidance, multistep
-        )
-        if max_speedup < math.inf:
-            return limited(request, max_speedup)
-        return SCHEDULES[self.schedule].build(request)
+            tuple(times), self.skip_interval, evaluations, self.growth, warmup, tail, forced, guidance, multistep,
+            max_speedup,
+        )  # fmt: skip
+        kind = Plan if max_speedup < math.inf else SCHEDULES[self.schedule]
+        return kind.build(request)

@@ -13,15 +13,15 @@ from spectrum_accelerate.spectrum_core.schedule import SCHEDULES, Request, State
 from spectrum_accelerate.spectrum_core.schedule.adaptive import Adaptive, steepness
 from spectrum_accelerate.spectrum_core.schedule.balanced import (
     FEWEST,
+    LEAST,
     SMOOTHNESS,
     Plan,
     balanced,
     budget,
     least,
-    limited,
     measure,
 )
-from spectrum_accelerate.spectrum_core.schedule.intervals import FixedInterval, GrowingInterval
+from spectrum_accelerate.spectrum_core.schedule.intervals import Counted, FixedInterval, GrowingInterval
 
 quick = settings(deadline=None, derandomize=True, max_examples=150)
 hundredths = st.integers(0, 800).map(lambda n: n / 100)
@@ -139,7 +139,7 @@ def test_forced_evaluations_do_not_grow_the_interval(schedule, extra, total):
 
 
 def test_the_reasons_are_said():
-    schedule, state = GrowingInterval(warmup=2, tail=1, interval=3, growth=0), State(due=4, steps=1)
+    schedule, state = GrowingInterval(warmup=2, tail=1, interval=3, growth=0), State(due=4)
     assert [schedule.reason(state, i, 6) for i in range(6)] == [
         Reason.WARMUP, Reason.WARMUP, None, None, Reason.SCHEDULE, Reason.TAIL,
     ]  # fmt: skip
@@ -147,10 +147,10 @@ def test_the_reasons_are_said():
 
 @quick
 @given(schedules(), st.integers(0, 100), st.integers(0, 50), st.integers(0, 100), st.booleans())
-def test_the_same_state_gives_the_same_answer(schedule, due, steps, index, forced):
-    state = State(due, steps)
+def test_the_same_state_gives_the_same_answer(schedule, due, intervals, index, forced):
+    state = Counted(due, intervals)
     answers = [(schedule.reason(state, index, 60), schedule.step(state, index, forced)) for _ in range(2)]
-    assert answers[0] == answers[1] and state == State(due, steps)
+    assert answers[0] == answers[1] and state == Counted(due, intervals)
     assert answers[0][1].due > index
 
 
@@ -292,10 +292,19 @@ def test_what_else_is_computed_leaves_a_plan_as_it_is(computed, forced):
     assert simulate(plan, 60, forced) == sorted(computed | {0} | forced)
 
 
+@pytest.mark.parametrize("guidance", [1.0, 3.0, 5.0, 7.0])
+@pytest.mark.parametrize("total", [20, 30, 50])
+def test_every_interval_changes_something(total, guidance):
+    """A user who lowers it gets a nearer picture, whatever the guidance asks for."""
+    wanted = [budget(request(total, interval, guidance=guidance)) for interval in (1.0, 1.5, 2.0, 2.5, 3.3, 5.0, 7.0)]
+    inner = [count for count in wanted if LEAST < count < total]
+    assert wanted == sorted(wanted, reverse=True) and len(set(inner)) == len(inner) >= 3
+
+
 @pytest.mark.parametrize("total", [12, 20, 50])
 @pytest.mark.parametrize("max_speedup", [1.25, 1.5, 2.0])
 def test_a_sampler_with_a_limit_has_a_long_warm_up(total, max_speedup):
-    plan = limited(request(total, 16.0), max_speedup)
+    plan = Plan.build(request(total, 16.0, max_speedup=max_speedup))
     assert len(plan.computed) == max(math.ceil(total / max_speedup), budget(request(total, 16.0)))
     assert plan.warmup == max(2, len(plan.computed) // 3)
 

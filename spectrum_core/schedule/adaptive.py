@@ -71,7 +71,7 @@ class Adaptive(Schedule):
     def step(self, state: State, index: int, forced: bool = False) -> State:
         """See `Schedule`. What is computed for other reasons is part of the budget."""
         placed = state if isinstance(state, Placed) else Placed()
-        return self._place(replace(placed, computed=(*placed.computed, index), steps=placed.steps + 1), again=forced)
+        return self._place(replace(placed, computed=(*placed.computed, index)), again=forced)
 
     def learn(self, state: State, index: int, before: int, change: float) -> State:
         """See `Schedule`. The first number counts: later ones see a model that has slowed down."""

@@ -60,13 +60,15 @@ class Plan(Schedule):
 
     @classmethod
     def build(cls, request: Request) -> "Plan":
-        """`balanced` with the request's budget."""
-        return balanced(request.times, budget(request), request.warmup, request.tail)
+        """For a sampler that allows only so high a speed-up. Fresh noise decides early which picture it becomes, so
+        that the warm-up is as long as may be: a third of what is computed."""
+        count = max(budget(request), min(request.total, math.ceil(request.total / request.max_speedup)))
+        return balanced(request.times, count, max(request.warmup, count // 3), request.tail)
 
     def step(self, state: State, index: int, forced: bool = False) -> State:
         """See `Schedule`."""
         later = bisect_right(self.computed, index)
-        return State(self.computed[later] if later < len(self.computed) else sys.maxsize, state.steps + 1)
+        return State(self.computed[later] if later < len(self.computed) else sys.maxsize)
 
     def unsuitable(self, total: int) -> Message | None:
         """See `Schedule`."""
@@ -76,16 +78,18 @@ class Plan(Schedule):
 
 
 def least(total: int, interval: float, guidance: float = 1.0) -> int:
-    """Steps of a run that are computed at least: 2 sqrt(total), 8 of 20; more with strong guidance, and fewer where a
-    long interval asks for it.
+    """Steps of a run that are computed at least: 2 sqrt(total), 8 of 20; more with strong guidance and with a shorter
+    interval, fewer with a longer one.
 
     The error goes with the square of the gaps, in the run's time, so that short runs bear a smaller speed-up.
 
     >>> [least(30, 3.3, guidance) for guidance in (1.0, 3.0, 5.0, 7.0)]
     [10, 12, 15, 18]
+    >>> [least(20, interval, guidance=7.0) for interval in (6.6, 3.3, 2.5, 2.0)]
+    [7, 15, 17, 19]
     """
-    wanted = 2 * math.sqrt(total * max(1.0, guidance / STRONG))
-    return max(LEAST, math.floor(wanted * min(1.0, USUAL_INTERVAL / interval)))
+    wanted, denser = 2 * math.sqrt(total * max(1.0, guidance / STRONG)), USUAL_INTERVAL / interval
+    return max(LEAST, math.floor(wanted * min(denser, math.sqrt(denser))))
 
 
 def budget(request: Request) -> int:
@@ -111,13 +115,6 @@ def budget(request: Request) -> int:
     by_interval = math.floor(other / request.interval)
     at_least = other * least(request.total, request.interval, guidance) // max(1, request.total)
     return min(request.total, extra + max(FEWEST, by_interval, at_least))
-
-
-def limited(request: Request, max_speedup: float) -> Plan:
-    """A plan for a sampler that allows only so high a speed-up. Fresh noise decides early which picture it becomes, so
-    that the warm-up is as long as may be: a third of what is computed."""
-    count = max(budget(request), min(request.total, math.ceil(request.total / max_speedup)))
-    return balanced(request.times, count, max(request.warmup, count // 3), request.tail)
 
 
 def balanced(times: Sequence[float], count: int, warmup: int, tail: int) -> Plan:

@@ -1,5 +1,6 @@
 """Compute or forecast? What all schedules share; the state of a run is passed explicitly."""
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,11 +14,9 @@ class State:
 
     Attributes:
         due: the next step to compute.
-        steps: intervals since the warm-up.
     """
 
     due: int = 0
-    steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,7 @@ class Request:
         forced: how many steps are computed whatever the schedule says.
         guidance: scale of classifier-free guidance.
         multistep: whether the sampler extrapolates from earlier outputs, and the errors of forecasts with them.
+        max_speedup: how many times fewer steps the sampler allows.
     """
 
     times: tuple[float, ...]
@@ -45,6 +45,7 @@ class Request:
     forced: int = 0
     guidance: float = 1.0
     multistep: bool = False
+    max_speedup: float = math.inf
 
     @property
     def total(self) -> int:

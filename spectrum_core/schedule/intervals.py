@@ -9,6 +9,17 @@ from .base import Request, Schedule, State
 
 
 @dataclass(frozen=True)
+class Counted(State):
+    """Where a run stands.
+
+    Attributes:
+        intervals: so many since the warm-up.
+    """
+
+    intervals: int = 0
+
+
+@dataclass(frozen=True)
 class Intervals(Schedule):
     """What both share.
 
@@ -19,14 +30,15 @@ class Intervals(Schedule):
     interval: float
 
     @abstractmethod
-    def distance(self, steps: int) -> int:
-        """Steps from a computed one to the next, after `steps` such distances since the warm-up."""
+    def distance(self, intervals: int) -> int:
+        """Steps from a computed one to the next, after so many intervals since the warm-up."""
 
     def step(self, state: State, index: int, forced: bool = False) -> State:
-        """See `Schedule`: a forced step is followed by a second computed one and does not count as a distance."""
+        """See `Schedule`: a forced step is followed by a second computed one and does not count as an interval."""
+        intervals = state.intervals if isinstance(state, Counted) else 0
         if forced or index < self.warmup - 1:
-            return State(index + 1, state.steps)
-        return State(index + max(1, self.distance(state.steps)), state.steps + 1)
+            return Counted(index + 1, intervals)
+        return Counted(index + max(1, self.distance(intervals)), intervals + 1)
 
 
 @dataclass(frozen=True)
@@ -49,10 +61,10 @@ class GrowingInterval(Intervals):
         """See `Schedule`."""
         return cls(request.warmup, request.tail, request.interval, request.growth)
 
-    def distance(self, steps: int) -> int:
+    def distance(self, intervals: int) -> int:
         """See `Intervals`."""
         # Rounded as in the official code: 2 + 25 * 2.28 is 59, but not in binary.
-        return 1 if self.interval <= 1 else math.floor(round(self.interval + steps * self.growth, 3))
+        return 1 if self.interval <= 1 else math.floor(round(self.interval + intervals * self.growth, 3))
 
 
 @dataclass(frozen=True)
@@ -70,6 +82,6 @@ class FixedInterval(Intervals):
         """See `Schedule`."""
         return cls(request.warmup, request.tail, request.interval)
 
-    def distance(self, steps: int) -> int:
+    def distance(self, intervals: int) -> int:
         """See `Intervals`."""
-        return math.floor((steps + 1) * self.interval) - math.floor(steps * self.interval)
+        return math.floor((intervals + 1) * self.interval) - math.floor(intervals * self.interval)
