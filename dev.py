@@ -129,7 +129,7 @@ def setup_lock() -> Iterator[None]:
 
 
 def fingerprint(files: Sequence[Path], *extra: object) -> str:
-    """What a stamp holds: it changes with the content of the files, with the extra values and with this script."""
+    """What a stamp holds: it changes with the files, the extra values and `SETUP_VERSION`."""
     digest = hashlib.sha256(json.dumps([SETUP_VERSION, *map(str, extra)]).encode())
     for file in files:
         digest.update(file.read_bytes())

@@ -182,7 +182,7 @@ def correction(sampler: str) -> dict[str, Any]:
     corrector = Corrector(
         found.coefficients[:, 1:].numpy(), range(50), lambda e: 1 / found.levels[e],
         lambda known, step: settings.forecaster().weights(known, step, 50),
-        lambda known, step: polynomial(ORDER).weights(known, step, 50), settings.window,
+        lambda known, step: polynomial(ORDER).weights(known, step, 50),
     )  # fmt: skip
     computed = set(settings.schedule_for(sigmas.tolist()).plan(50))
     # A smooth path: outputs that do not lie on one are not corrected.

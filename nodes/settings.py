@@ -81,7 +81,7 @@ WINDOW = Setting(
 EVALUATIONS = Setting(
     "evaluations",
     0,
-    "Model evaluations to compute at most. Overrides skip_interval; 0 uses skip_interval.",
+    "Model evaluations to compute, at least 3. Samplers that add noise compute more. 0 uses skip_interval.",
     0,
     1000,
 )
@@ -134,7 +134,8 @@ TARGET = Setting(
 CORRECT = Setting(
     "correct",
     True,
-    "When a step is computed, correct the error of the forecasts before it. Costs nothing. Off in the paper.",
+    "When a step is computed, correct the error of the forecasts before it. Needs no extra evaluation. "
+    "Off in the paper.",
     advanced=True,
 )
 START = Setting(

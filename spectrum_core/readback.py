@@ -9,6 +9,19 @@ from typing import Any
 
 import torch
 
+SAMPLES = 1 << 14
+"""Elements of a sketch: enough to tell two windows of a latent apart; what is linear is so in each of them."""
+
+
+def sketch(value: torch.Tensor) -> torch.Tensor:
+    """Some elements of a tensor, evenly spaced: float32, at most about `SAMPLES`.
+
+    >>> sketch(torch.zeros(3, 2**16)).shape
+    torch.Size([16384])
+    """
+    flat = value.detach().reshape(-1)
+    return flat[:: max(1, flat.numel() // SAMPLES)].float()
+
 
 class Readback:
     """Start copying a small tensor to the host; `wait` for it later.

@@ -43,7 +43,7 @@ run of the tests compares itself with it: evaluations and reasons are equal, err
 
 ComfyUI {version}: its own classes, samplers and nodes, on tiny models with random weights, on the CPU. An error on
 random weights tells that a combination works, not how good pictures are; [schedules.md](schedules.md) is about that.
-Where nothing else is said: 12 steps, CFG 3, `schedule` growing interval, `warmup` 3, `tail` 1.
+Where nothing else is said: 12 steps, CFG 3, `schedule` paper, `skip_interval` 2, `ridge` 0, `warmup` 3, `tail` 1.
 
 *Computed* counts the evaluations on which the network ran, of all that the sampler asked for; two runs of one workflow
 are joined by +. *Error* is the relative L2 distance of the final latent to that of the same workflow without the node.

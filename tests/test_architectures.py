@@ -1,6 +1,7 @@
 """Every row of the table, on ComfyUI's own class, through ComfyUI's own sampler."""
 
 from collections import defaultdict
+from pathlib import Path
 
 import comfy.model_base
 import comfy.sample
@@ -49,6 +50,16 @@ ONE_STEP = ("lotus_d", "seedvr2", "seedvr2_7b")
 
 def _network_class(name):
     return type(MODELS[name].build().model.diffusion_model)
+
+
+def test_the_document_shows_the_table():
+    """`python dev.py bench models` writes it."""
+    text = (Path(__file__).resolve().parent.parent / "docs" / "models.md").read_text()
+    shown = {line.split(" | ")[0].strip("| "): line.split(" | ") for line in text.splitlines() if line.startswith("|")}
+    for name, row in ARCHITECTURES.items():
+        _, _, taps, left_out, *_ = shown[name]
+        assert taps == ", ".join(f"`{tap.module or tap.method}`" for tap in row.taps), name
+        assert left_out == ", ".join(f"`{path}`" for path in (*row.blocks, *row.feeders)), name
 
 
 def test_every_row_of_the_table_has_a_tiny_model():

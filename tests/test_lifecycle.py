@@ -124,6 +124,13 @@ def test_the_history_is_bounded_by_the_window(model, monkeypatch):
         assert max(most) == window
 
 
+def test_the_error_of_a_feature_is_unknown_until_one_could_be_forecast(model):
+    fast = accelerated(model, schedule="adaptive")
+    FLUX.sample(fast, steps=12)
+    errors = [e.feature_error for e in runs(fast)[-1].evaluations if e.kind == "computed"]
+    assert errors[0] is None and all(error > 0 for error in errors[2:])
+
+
 def test_a_failing_forecast_is_computed_instead(model, monkeypatch):
     """Out of memory inside a forecast, say: the run goes on in full, says so, and stops forecasting."""
     plain = FLUX.sample(model, steps=STEPS, cfg=3.0)

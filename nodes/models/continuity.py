@@ -10,10 +10,8 @@ from collections.abc import Sequence
 import torch
 from einops import rearrange
 
+from ...spectrum_core.readback import sketch
 from .rows import Key
-
-SAMPLES = 1 << 14
-"""Elements that are compared: enough to tell two windows apart."""
 
 FACTOR, MARGIN = 1.5, 0.05
 """How much farther than the whole latent a part of it may move, and that share of the latent's size. Parts move
@@ -34,7 +32,7 @@ class Continuity:
             x: the call's input, shape [conditionings * batch, ...].
             latent: the evaluation's whole latent.
         """
-        whole = _sketch(latent).to(x.device)
+        whole = sketch(latent).to(x.device)
         moved: list[torch.Tensor] = []
         for key, own in zip(keys, _rows(x, len(keys)), strict=True):
             before = self._parts.get(key)
@@ -46,7 +44,7 @@ class Continuity:
 
     def saw(self, keys: Sequence[Key], x: torch.Tensor, latent: torch.Tensor) -> None:
         """What a computed call sees. Arguments as of `broken`."""
-        whole = _sketch(latent).to(x.device, copy=True)
+        whole = sketch(latent).to(x.device, copy=True)
         for key, own in zip(keys, _rows(x, len(keys)), strict=True):
             self._parts[key] = own.clone(), whole
 
@@ -56,13 +54,7 @@ class Continuity:
 
 
 def _rows(x: torch.Tensor, count: int) -> list[torch.Tensor]:
-    return [_sketch(own) for own in rearrange(x, "(cond batch) ... -> cond batch ...", cond=count)]
-
-
-def _sketch(value: torch.Tensor) -> torch.Tensor:
-    """Some elements of a tensor, evenly spaced: float32, at most about `SAMPLES`."""
-    flat = value.detach().reshape(-1)
-    return flat[:: max(1, flat.numel() // SAMPLES)].float()
+    return [sketch(own) for own in rearrange(x, "(cond batch) ... -> cond batch ...", cond=count)]
 
 
 def _size(value: torch.Tensor) -> torch.Tensor:

@@ -28,8 +28,8 @@ class Measurements:
         trace: of the run; its records and its error are kept up to date.
 
     Attributes:
-        noisy: whether the sampler adds noise. Features then jump by themselves, and the true error is up to six times
-            what is estimated (docs/estimate.md), so that none is given.
+        noisy: whether the sampler adds noise. Features then jump by themselves, and a picture may turn by the noise
+            alone, so that no error is given.
     """
 
     def __init__(self, trace: Trace) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...spectrum_core.readback import Readback
+from ...spectrum_core.readback import Readback, sketch
 from .layout import Layout, cleaned, found_layout, mapped_layout
 from .linear_map import Denoise, LinearError, LinearMap, known_sampler, linear_map
 from .table import REPLACES_NOISE, UNGUIDED, UNKNOWN_NOISY, UNKNOWN_UNCORRECTED, SamplerInfo
@@ -21,9 +21,6 @@ STEPS = 4
 
 CHECK_EVERY = 4
 """After that, noise is looked for at every so manieth step."""
-
-SAMPLES = 1 << 14
-"""Elements of a latent that are looked at: what is linear is so in each of them."""
 
 NOISE_TOLERANCE = 0.02
 """Share of a step that the outputs so far do not explain. Of a deterministic sampler, rounding; of others, noise."""
@@ -129,7 +126,7 @@ class SamplerProbe:
         """
         self._unguided |= unguided
         self._sigmas.append(sigma)
-        self._calls.append((Readback(_sample(latent)), Readback(_sample(output))))
+        self._calls.append((Readback(sketch(latent)), Readback(sketch(output))))
 
     def classify(self) -> tuple[SamplerInfo, Layout | None] | None:
         """How the sampler calls the model, as far as one can know by now; None while it is too early to say."""
@@ -167,9 +164,3 @@ class SamplerProbe:
         oldest = layout.starts[max(0, len(layout.starts) - STEPS - 1)]
         empty = Readback(torch.empty(0))
         self._calls[:oldest] = [(empty, empty)] * oldest
-
-
-def _sample(value: torch.Tensor) -> torch.Tensor:
-    """Some elements of a tensor, evenly spaced."""
-    flat = value.detach().reshape(-1)
-    return flat[:: max(1, flat.numel() // SAMPLES)].float()

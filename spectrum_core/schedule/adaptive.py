@@ -18,7 +18,7 @@ from .base import Request, Schedule, State
 
 BASE_RATE = 2.6
 """Relative change of the conditional output per unit of noise at the start of a model with k = 1. Measured on three
-trained models (docs/schedules.md); errors of this constant matter little: 2 and 3.6 give the same results."""
+trained models; errors of this constant matter little: 2 and 3.6 give the same results."""
 
 MOST_BY_NOISE = 0.8
 """Share of the budget that goes by the model's own time where it starts steeply; half of it where it does not. Chosen
