@@ -190,7 +190,7 @@ def draw(page: Page, server: ComfyServer, kind: str) -> None:
         page.queue()
         page.wait("execution_success", 300)
         drawn = shoot(page, frame(DEMO, *SHOWN), PAGE)
-        drawn.save(ROOT / "docs" / "images" / "page.png", optimize=True)
+        drawn.convert("RGB").quantize(256).save(ROOT / "docs" / "images" / "page.png", optimize=True)
         log.info("docs/images/page.png")
         save_help(around(page, "SpectrumAccelerate"), "node")
         help_pictures(server)

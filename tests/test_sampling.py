@@ -254,7 +254,7 @@ def test_every_sampler_is_accelerated_or_says_why_not(name, on, scheduler, compa
     steps = kinds(trace)[:: row.stages]
     assert kinds(trace) == "".join(kind * row.stages for kind in steps)[: trace.total], "a step goes as a whole"
     if row.noisy:
-        wanted = budget(Request(tuple(range(13)), 2.0, **SETTINGS))
+        wanted = budget(Request(tuple(range(13)), 2.0, guidance=3.0, **SETTINGS))
         assert trace.target == DENOISED_LATENT
         assert steps.startswith("cc") and steps.count("c") == max(wanted, math.ceil(12 / row.max_speedup))
     else:
