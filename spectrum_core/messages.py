@@ -28,6 +28,11 @@ class Reason(Enum):
         """Whether the schedule chose it, rather than something that it does not know."""
         return self in (Reason.WARMUP, Reason.SCHEDULE, Reason.TAIL)
 
+    @property
+    def unforeseen(self) -> bool:
+        """Whether something new began in mid-run, which no plan could know."""
+        return self in (Reason.MOVED, Reason.NO_HISTORY)
+
 
 class Text(Enum):
     """Templates. The part before a colon, if any, is repeated in no other one."""

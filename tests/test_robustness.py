@@ -4,6 +4,7 @@ import copy
 import gc
 import weakref
 
+import comfy.k_diffusion.sampling
 import comfy.model_management
 import comfy.patcher_extension
 import comfy.samplers
@@ -352,6 +353,42 @@ def test_a_run_that_starts_again_draws_the_same_noise(monkeypatch):
     custom(accelerate(FLUX.build(), Settings.of()), comfy.samplers.KSAMPLER(noisy))
     assert restored == [states] and len(drawn) == 4, "twice on coefficients, twice in earnest"
     assert torch.equal(drawn[2], drawn[3])
+
+
+class EverySecond(comfy.samplers.KSAMPLER):
+    """A sampler class that gives ComfyUI's own function other noise levels."""
+
+    def sample(self, model_wrap, sigmas, *args, **kwargs):
+        return super().sample(model_wrap, torch.cat([sigmas[:-1:2], sigmas[-1:]]), *args, **kwargs)
+
+
+@pytest.mark.parametrize("name", ["sample_euler", "sample_dpmpp_2m"])
+def test_a_sampler_class_with_a_way_of_its_own_is_no_row_of_the_table(name):
+    model = FLUX.build()
+    fast = accelerate(model, Settings.of())
+    sampler = EverySecond(getattr(comfy.k_diffusion.sampling, name))
+    result, plain = (custom(m, sampler, steps=20)[0] for m in (fast, model))
+    assert torch.equal(result, plain)
+    assert texts(runs(fast)[-1]) == {Text.OFF_LEVELS}
+
+
+def test_a_run_without_a_step_is_left_alone(caplog, monkeypatch):
+    """SplitSigmas at step 0 leaves one level."""
+    model = FLUX.build()
+    fast = accelerate(model, Settings.of())
+    sampler, sigmas = comfy.samplers.sampler_object("euler"), comfy.samplers.calculate_sigmas
+    monkeypatch.setattr(comfy.samplers, "calculate_sigmas", lambda *args: sigmas(*args)[:1])
+    result, plain = (custom(m, sampler)[0] for m in (fast, model))
+    assert torch.equal(result, plain) and not caplog.records
+
+
+def test_noise_levels_in_double_precision_are_corrected(monkeypatch):
+    sigmas = comfy.samplers.calculate_sigmas
+    monkeypatch.setattr(comfy.samplers, "calculate_sigmas", lambda *args: sigmas(*args).double())
+    fast = accelerate(FLUX.build(), Settings.of())
+    custom(fast, comfy.samplers.sampler_object("euler"))
+    trace = runs(fast)[-1]
+    assert "f" in trace.kinds and trace.error is not None and not texts(trace)
 
 
 def _fail(*_):

@@ -26,6 +26,7 @@ class LatentCorrector:
         layout: of its evaluations.
         sampling: ComfyUI's model sampling.
         parts: sizes of the parts of a latent that ComfyUI joins in one.
+        finished: whether the run ends without noise, so that what its last evaluation gives is the result.
     """
 
     def __init__(
@@ -36,7 +37,9 @@ class LatentCorrector:
         layout: Layout,
         sampling: Any,
         parts: Sequence[int] = (),
+        finished: bool = True,
     ) -> None:
+        self._finished = finished
         self._signal, self._layout = signal, layout
         self._scale = 1.0  # of classifier-free guidance
         self._seen: Hashable = None
@@ -109,7 +112,7 @@ class LatentCorrector:
             return denoised, drift
         change = self._signal.latent(sigma, change, 0.0).to(denoised.dtype)
         corrected = denoised + change
-        if evaluation + 1 < self._layout.total:
+        if evaluation + 1 < self._layout.total or not self._finished:
             self._change = weakref.ref(corrected), change
         return corrected, drift
 

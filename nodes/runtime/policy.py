@@ -86,7 +86,7 @@ class Policy:
 
     def computed(self, step: int, reason: Reason) -> None:
         """A step was computed."""
-        self._state = self._schedule.step(self._state, step, forced=not reason.scheduled)
+        self._state = self._schedule.step(self._state, step, not reason.scheduled, reason.unforeseen)
 
     def moved(self, step: int, before: int, change: float) -> None:
         """The model's output changed so much between two computed steps, see `Schedule.learn`."""

@@ -19,7 +19,7 @@ from comfy.samplers import CFGGuider
 from comfy_execution.utils import get_executing_context
 
 from ...spectrum_core.messages import Message, Reason, Text, say
-from ...spectrum_core.readback import Stopwatch
+from ...spectrum_core.readback import Delayed, Readback, Stopwatch
 from ...spectrum_core.trace import Evaluation, Trace
 from ..models.footprint import reserved
 from ..models.residence import expected_bytes
@@ -95,6 +95,7 @@ class SamplingRun:
         self._phase = Phase.FORECASTING
         self._stopwatches: list[Stopwatch] = []
         self._measurements = Measurements(self.trace)
+        self._levels = Delayed()
         self._shape: tuple[int, ...] | None = None
         self._mask: torch.Tensor | None = None
         self._moves_parts = moves_parts(guider.model_options, KEY)
@@ -277,7 +278,7 @@ class SamplingRun:
             self._policy.axis,
             self._policy.steps,
             capacity,
-            min(2, self._settings.warmup),
+            2 if guarded else min(2, self._settings.warmup),
             max(1, len(_wanted(self._guider, getattr(self._guider, "conds", None) or {}))),
             self.trace.note,
             flow,
@@ -285,7 +286,7 @@ class SamplingRun:
         )
         if self._settings.correct and found is not None:
             self._corrector = LatentCorrector(
-                self._signal, self._policy.axis, found, layout, self._sampling, self._parts
+                self._signal, self._policy.axis, found, layout, self._sampling, self._parts, self._sigmas[-1] == 0
             )
         target = self._signal.target
         self.trace.total, self.trace.target = layout.total, BLOCK_OUTPUT if target == AUTO else target
@@ -387,7 +388,8 @@ class SamplingRun:
         if self._phase is Phase.PROBING:
             sigma = float(timestep.reshape(-1)[0])
         reason = self._reason_to_compute(step, stage)
-        if reason is None and self._known is None and self._left_levels(float(timestep.reshape(-1)[0]), sigma, stage):
+        after = levels[index + 1] if self._map is not None and index + 1 < len(levels) else sigma
+        if self._phase is Phase.FORECASTING and self._left_levels(index, timestep, (sigma, after), stage):
             self._disable(say(Text.OFF_LEVELS, sampler=self.trace.sampler))
             reason = Reason.OFF
         record = Evaluation(index, sigma, "computed" if reason else "forecast", reason)
@@ -397,11 +399,14 @@ class SamplingRun:
         )
         return evaluation
 
-    def _left_levels(self, sigma: float, expected: float, stage: int) -> bool:
-        """Whether an unknown sampler goes elsewhere than it was understood to."""
-        if self._map is None and stage > 0:
+    def _left_levels(self, index: int, timestep: torch.Tensor, expected: Sequence[float], stage: int) -> bool:
+        """Whether an unknown sampler goes elsewhere than it was understood to. Its first two levels are read at once,
+        when the device has little to do yet, later ones with the other numbers."""
+        if self._known is not None or (self._map is None and stage > 0):
             return False
-        return not on_level(sigma, [expected], 0)
+        self._levels.put(index, (Readback(timestep.reshape(-1)[:1]), expected))
+        found = self._levels.rest() if index < 2 else self._levels.due(self.trace.kinds)
+        return any(not on_level(float(told.wait()), own, 0) for told, own in found)
 
     def _reason_to_compute(self, step: int, stage: int) -> Reason | None:
         if self._phase is Phase.PROBING:
@@ -478,6 +483,8 @@ def _like(mask: torch.Tensor | None, latent: torch.Tensor) -> torch.Tensor | Non
 
 
 def _scale(guider: Any) -> float:
-    """The scale of classifier-free guidance now, the larger one of a guider with two; 1 if it has none."""
-    scales = (getattr(guider, name, 1.0) for name in ("cfg", "cfg1", "cfg2"))
-    return max(float(scale) if isinstance(scale, int | float) else 1.0 for scale in scales)
+    """The scale of classifier-free guidance now, the larger one of a guider with two; 1 if it has none. PerpNeg guides
+    away from its negative prompt besides."""
+    names = ("cfg", "cfg1", "cfg2", "neg_scale")
+    cfg, first, second, away = (v if isinstance(v := getattr(guider, name, 0), int | float) else 0 for name in names)
+    return max(1.0, float(cfg), float(first), float(second)) * (1.0 + max(0.0, float(away)))

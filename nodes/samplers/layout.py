@@ -47,7 +47,7 @@ class Layout:
 
     @property
     def _ends(self) -> tuple[int, ...]:
-        return (*self.starts[1:], self.total)
+        return (*self.starts[1:], self.total) if self.starts else ()
 
     def place(self, evaluation: int) -> tuple[int, int]:
         """Step of an evaluation, and its stage within the step. Beyond the run, steps of one evaluation follow."""

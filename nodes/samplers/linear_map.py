@@ -13,6 +13,7 @@ from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import torch
+from comfy.samplers import KSAMPLER
 
 from .layout import MOST_STAGES
 from .table import CHURNED, SAMPLERS, SamplerInfo
@@ -78,8 +79,11 @@ def sampler_name(sampler: Any) -> str:
 
 
 def known_sampler(sampler: Any) -> SamplerInfo | None:
-    """The table's row of a sampler object; None where it is no function of ComfyUI's own, whatever it is called."""
+    """The table's row of a sampler object; None where it is no function of ComfyUI's own, whatever it is called, or
+    where the object calls it in a way of its own."""
     function = getattr(sampler, "sampler_function", None)
+    if getattr(type(sampler), "sample", None) is not KSAMPLER.sample:
+        return None
     if not str(getattr(function, "__module__", "")).startswith("comfy."):
         return None
     if _options(sampler).get("s_churn", 0) > 0:

@@ -40,11 +40,13 @@ class Placed(State):
         computed: the steps computed so far.
         planned: the steps to compute, those that are over too.
         k: how fast the model's own time runs at the start; 0 while it is not known.
+        more: steps beyond the budget.
     """
 
     computed: tuple[int, ...] = ()
     planned: tuple[int, ...] = ()
     k: float = 0.0
+    more: int = 0
 
 
 @dataclass(frozen=True)
@@ -54,24 +56,27 @@ class Adaptive(Schedule):
     Attributes:
         times: noise left at the start of each step and after the last one, from 1 to 0: shape [steps + 1].
         count: steps to compute.
+        grows: whether what is unforeseen comes on top.
     """
 
     name: ClassVar[str] = "adaptive"
 
     times: tuple[float, ...]
     count: int
+    grows: bool = True
 
     @classmethod
     def build(cls, request: Request) -> "Adaptive":
         """See `Schedule`."""
         count = budget(request)
         plan = balanced(request.times, count, request.warmup, request.tail)
-        return cls(plan.warmup, plan.tail, request.times, count)
+        return cls(plan.warmup, plan.tail, request.times, count, grows=not request.evaluations)
 
-    def step(self, state: State, index: int, forced: bool = False) -> State:
-        """See `Schedule`. What is computed for other reasons is part of the budget."""
+    def step(self, state: State, index: int, forced: bool = False, unforeseen: bool = False) -> State:
+        """See `Schedule`. What is computed for other reasons is part of the budget; what is unforeseen comes on top."""
         placed = state if isinstance(state, Placed) else Placed()
-        return self._place(replace(placed, computed=(*placed.computed, index)), again=forced)
+        more = placed.more + (unforeseen and self.grows)
+        return self._place(replace(placed, computed=(*placed.computed, index), more=more), again=forced)
 
     def learn(self, state: State, index: int, before: int, change: float) -> State:
         """See `Schedule`. The first number counts: later ones see a model that has slowed down."""
@@ -114,7 +119,7 @@ class Adaptive(Schedule):
         """The steps to compute after those computed so far."""
         total, last = len(self.times) - 1, placed.computed[-1]
         first, end = last + 1, total - self.tail
-        left = self.count - len(placed.computed) - self.tail
+        left = self.count + placed.more - len(placed.computed) - self.tail
         tail = tuple(range(max(0, end), total))
         if left <= 0 or first >= end:
             return (last, *tail)

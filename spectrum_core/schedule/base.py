@@ -73,8 +73,15 @@ class Schedule(ABC):
         """The schedule that a request describes."""
 
     @abstractmethod
-    def step(self, state: State, index: int, forced: bool = False) -> State:
-        """The state after step `index` was computed; `forced` when not by this schedule's own choice."""
+    def step(self, state: State, index: int, forced: bool = False, unforeseen: bool = False) -> State:
+        """The state after step `index` was computed.
+
+        Args:
+            state: before it.
+            index: of the step.
+            forced: whether it was not this schedule's own choice.
+            unforeseen: whether something new began there, another prompt for example.
+        """
 
     def learn(self, state: State, index: int, before: int, change: float) -> State:
         """The state when it is known how much the model's output changed between two computed steps. Only schedules

@@ -33,7 +33,7 @@ class Intervals(Schedule):
     def distance(self, intervals: int) -> int:
         """Steps from a computed one to the next, after so many intervals since the warm-up."""
 
-    def step(self, state: State, index: int, forced: bool = False) -> State:
+    def step(self, state: State, index: int, forced: bool = False, unforeseen: bool = False) -> State:
         """See `Schedule`: a forced step is followed by a second computed one and does not count as an interval."""
         intervals = state.intervals if isinstance(state, Counted) else 0
         if forced or index < self.warmup - 1:
