@@ -7,6 +7,7 @@ import sys
 import threading
 import weakref
 from collections import Counter
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import comfy.samplers
@@ -78,7 +79,8 @@ class Recorded(comfy.samplers.KSAMPLER):
         super().__init__(comfy.samplers.ksampler("euler").sampler_function)
         self.calls = []
 
-    def sample(self, model_wrap, sigmas, extra_args, callback, noise, *args, **kwargs):
+    @contextmanager
+    def recording(self):
         recorded = self
 
         class Outer(comfy.samplers.KSamplerX0Inpaint):
@@ -90,7 +92,7 @@ class Recorded(comfy.samplers.KSAMPLER):
 
         original, comfy.samplers.KSamplerX0Inpaint = comfy.samplers.KSamplerX0Inpaint, Outer
         try:
-            return super().sample(model_wrap, sigmas, extra_args, callback, noise, *args, **kwargs)
+            yield
         finally:
             comfy.samplers.KSamplerX0Inpaint = original
 
@@ -103,7 +105,7 @@ def sampled(model, sampler=None):
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds(FLUX.conditioning(1), FLUX.conditioning(2))
     guider.set_cfg(3.0)
-    with torch.inference_mode():
+    with torch.inference_mode(), sampler.recording():
         result = guider.sample(noise, torch.zeros_like(noise), sampler, sigmas, disable_pbar=True, seed=0)
     return result, sampler.calls, guider
 
@@ -114,6 +116,7 @@ class Replayed(comfy.samplers.KSAMPLER):
     def __init__(self, calls):
         self._asked = calls
         self.calls = []
+        self.recording = nullcontext
         super().__init__(self._run)
 
     def _run(self, model, x, sigmas, extra_args=None, **_):
@@ -208,6 +211,8 @@ def test_a_fault_when_the_run_is_over_keeps_its_picture():
             result, calls, _ = sampled(fast, recorded)
         assert tracer.fired and tracer.evaluation == len(calls) == STEPS
         assert torch.equal(result, accelerated)
+        if name != "SamplingRun.close":
+            assert runs(fast)[-1].outcome == "done"
 
 
 def test_a_fault_at_a_sample_of_entries_ends_no_run():

@@ -1,6 +1,9 @@
 """ComfyUI plans with what a run is going to hold."""
 
+import gc
+
 import comfy.model_management
+import node_helpers
 import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -72,6 +75,37 @@ def test_the_plan_holds_histories_and_the_corrector(monkeypatch, target):
     assert ours[0] - plain[0] == pytest.approx(expected) and ours[1] - plain[1] == pytest.approx(expected)
     assert runs(fast)[0].forecast > 0
     assert planned(monkeypatch, model, kind, steps=12, cfg=3.0) == plain, "only for the accelerated run"
+
+
+@pytest.mark.parametrize("sampler", ["euler", "heun"])
+@pytest.mark.parametrize("regions", [1, 3])
+def test_the_plan_covers_what_is_held(monkeypatch, sampler, regions):
+    """Of each stage of a step, and of each regional prompt."""
+    kind = MODELS["flux"]
+    model = kind.build()
+    prompts, height = kind.conditioning, kind.latent[-2]
+
+    def several(seed):
+        found = []
+        for region in range(regions if seed == 1 else 1):
+            mask = torch.zeros(1, height, height)
+            mask[:, region::regions] = 1.0
+            values = {"mask": mask, "mask_strength": 1.0, "set_area_to_bounds": False}
+            found += node_helpers.conditioning_set_values(prompts(seed + 10 * region), values)
+        return found
+
+    monkeypatch.setattr(type(kind), "conditioning", lambda self, seed: several(seed))
+    plain = planned(monkeypatch, model, kind, steps=12, cfg=3.0, sampler=sampler)
+    held, push = [], features.ConditioningHistory.push
+
+    def watched(self, *args):
+        push(self, *args)
+        held.append(sum(o.nbytes for o in gc.get_objects() if type(o) is features.ConditioningHistory))
+
+    monkeypatch.setattr(features.ConditioningHistory, "push", watched)
+    fast = accelerate(model, Settings.of(correct=False))
+    ours = planned(monkeypatch, fast, kind, steps=12, cfg=3.0, sampler=sampler)
+    assert runs(fast)[-1].target == "block output" and max(held) <= ours[0] - plain[0] <= 2 * max(held)
 
 
 @pytest.mark.parametrize("needed", [False, True])

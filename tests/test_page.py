@@ -245,7 +245,8 @@ def test_a_message_for_another_node_changes_nothing(page):
     page.page.evaluate(
         """event => { const node = app.rootGraph.nodes.find(n => n.type == "KSampler")
             const state = {total: 4, kinds: "cccc", errors: [], error: null, saved: null, outcome: "done", off: null}
-            const detail = {node: String(node.id), prompt: "p", workflow: "", sampler_node: "1", run: 1, state}
+            const workflow = app.rootGraph.id
+            const detail = {node: String(node.id), prompt: "p", workflow, sampler_node: "1", run: 1, state}
             app.api.dispatchEvent(new CustomEvent(event, {detail})) }""",
         EVENT,
     )
@@ -279,12 +280,15 @@ def test_rows_that_no_run_made_are_not_shown(page):
     (good,) = node["properties"]["spectrum"]["rows"]
     wrong = [
         {"settings": 1}, {"total": 10**9}, {"errors": 3}, {"errors": ["x"]}, {"kinds": 5}, {"off": "text"},
-        {"notes": [{"key": "SAMPLER"}]}, {"notes": 1}, {"error": "much"},
+        {"notes": [{"key": "SAMPLER"}]}, {"notes": 1}, {"error": "much"}, {"outcome": 5}, {"outcome": "constructor"},
+        {"outcome": None}, {"errors": [0.1] * 20_000},
     ]  # fmt: skip
     rows = [dict(good, run=good["run"] + n, state=good["state"] | change) for n, change in enumerate(wrong, 1)]
     node["properties"]["spectrum"]["rows"] = [None, 1, {}, {"state": []}, *rows]
     page.load(dict(saved, id="3f0c6d1e-0000-4000-8000-000000000005"))
     wait_for_chart(page, "Plan: 6 of 12 computed")
+    strange = {"key": "constructor", "values": {}, "plain": "text"}
+    good["state"]["notes"] = [strange]
     node["properties"]["spectrum"]["rows"] = [*rows, good]
     page.load(dict(saved, id="3f0c6d1e-0000-4000-8000-000000000006"))
     wait_for_chart(page, "2.0x fewer")
@@ -307,6 +311,24 @@ def test_a_copy_of_a_node_shows_no_run(page):
     page.load(dict(saved, last_node_id=copied["id"], id="3f0c6d1e-0000-4000-8000-000000000007"))
     wait_for_chart(page, "2.0x fewer", node["id"])
     assert "fewer" not in chart(page, copied["id"])["text"]
+
+
+def test_a_run_is_undone_once(page):
+    """What the page asks for after an undo is no change that ends the redo."""
+    tracker = "app.extensionManager.workflow.activeWorkflow.changeTracker"
+    page.load(dict(read("spectrum_demo"), id="3f0c6d1e-0000-4000-8000-000000000009"))
+    page.set("KSampler", steps=12, cfg=2.0)
+    page.set("EmptySD3LatentImage", batch_size=1)
+    check = f"() => ({tracker}.checkState ?? {tracker}.captureCanvasState).call({tracker})"
+    page.page.evaluate(check)
+    run(page, 380)
+    wait_for_chart(page, "2.0x fewer")
+    page.page.evaluate(check)
+    page.command("Comfy.Undo")
+    page.page.wait_for_timeout(1000)
+    before = page.page.evaluate(f"() => {tracker}.redoQueue.length")
+    page.page.evaluate(check)
+    assert before == page.page.evaluate(f"() => {tracker}.redoQueue.length") > 0
 
 
 def test_what_is_not_accelerated_says_why_on_the_node(page):

@@ -40,7 +40,8 @@ function language() {
 }
 
 function template(group, key) {
-  return words[language()]?.[group]?.[key] ?? words.en?.[group]?.[key];
+  const found = words[language()]?.[group]?.[key] ?? words.en?.[group]?.[key];
+  return typeof found === "string" ? found : undefined; // a key of a saved row may be anything
 }
 
 function fill(text, values) {
@@ -101,6 +102,8 @@ function tooltip(rows) {
   return [...lines, say("legend")].join("\n\n");
 }
 
+const OUTCOMES = ["running", "done", "interrupted", "error"];
+
 // Whether a row of a workflow, which anyone may have written, can be shown.
 function isRow(row) {
   const object = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
@@ -110,8 +113,9 @@ function isRow(row) {
     object(value) && object(value.values) && Object.values(value.values).every((part) => !object(part) || message(part));
   const state = object(row) ? row.state : null;
   if (!object(state) || typeof state.kinds !== "string" || !count(state.kinds.length)) return false;
-  const { total, settings, errors = [], error, saved, off, notes = [] } = state;
-  if (!count(total) || !object(settings) || !amount(error) || !amount(saved)) return false;
+  const { total, settings, errors = [], error, saved, off, notes = [], outcome } = state;
+  if (!OUTCOMES.includes(outcome) || !count(total) || !object(settings) || !amount(error) || !amount(saved)) return false;
+  if (!count(errors.length)) return false;
   const listed = Array.isArray(errors) && errors.every(amount) && Array.isArray(notes) && notes.every(message);
   return listed && (off === null || off === undefined || message(off));
 }
@@ -335,23 +339,25 @@ class Chart {
   restore() {
     const kept = this.node.properties?.spectrum?.rows;
     for (const row of Array.isArray(kept) ? kept : []) {
-      if (isRow(row) && String(row.path).split(":").at(-1) === String(this.node.id)) this.add(row);
+      if (isRow(row) && nodeAt(row.path) === this.node) this.add(row);
     }
     this.draw();
   }
 
-  add(row) {
-    if (this.rows.some((kept) => kept.path === row.path && kept.run > row.run && kept.prompt !== row.prompt)) return;
+  add(row, live = false) {
+    // The clocks of two servers may differ: what runs here and now is the latest.
+    if (!live && this.rows.some((kept) => kept.path === row.path && kept.run > row.run && kept.prompt !== row.prompt)) return;
     const others = this.rows.filter((kept) => kept.run !== row.run || kept.path !== row.path);
     const still = others.filter((kept) => kept.path !== row.path || kept.prompt === row.prompt);
     this.rows = [...still, row].sort((a, b) => a.run - b.run).slice(-KEPT);
   }
 
-  receive({ node: path, prompt, sampler_node: sampler, run, state }, live) {
+  // Keep: in the workflow. Not after an undo, which would then be no undo.
+  receive({ node: path, prompt, sampler_node: sampler, run, state }, live, keep) {
     const known = this.rows.find((row) => row.path === path && row.run === run);
     const made = known ? known.made : live ? this.sampling() : "";
-    this.add({ path, prompt, sampler, run, state, made });
-    if (state.outcome !== "running") {
+    this.add({ path, prompt, sampler, run, state, made }, live);
+    if (keep && state.outcome !== "running") {
       this.node.properties ??= {};
       this.node.properties.spectrum = { rows: this.rows };
     }
@@ -494,7 +500,7 @@ function drawHanging() {
       continue;
     }
     const { rows, old } = rowsOf(host);
-    const parent = window.LiteGraph?.vueNodesMode && document.querySelector(`[data-node-id="${host.id}"]`);
+    const parent = window.LiteGraph?.vueNodesMode && document.querySelector(`[data-node-id="${CSS.escape(host.id)}"]`);
     if (!rows.length || !parent) {
       element.remove();
       continue;
@@ -537,19 +543,29 @@ function accelerate(sampler) {
 
 // --- life -----------------------------------------------------------------------------------------------------------
 
-function receive(data, live) {
+function receive(data, live, keep = live) {
   const workflow = (app.rootGraph ?? app.graph)?.id ?? "";
   if (data.workflow !== workflow) return; // of another tab, asked for when it is shown; or of a client without a page
   const node = nodeAt(data.node);
-  if (node?.comfyClass === KIND) charts.get(node)?.receive(data, live);
+  if (node?.comfyClass === KIND) charts.get(node)?.receive(data, live, keep);
+}
+
+let caughtUp = null; // the workflow that was opened last
+
+// Whether a node is in the workflow that is open; one of another's subgraph is told of nothing.
+function isOpen(node) {
+  const root = app.rootGraph ?? app.graph;
+  return node.graph === root || Boolean(node.graph && (root.subgraphs?.get(node.graph.id) ?? node.graph) === node.graph);
 }
 
 async function catchUp() {
-  for (const [node, chart] of charts) if (!node.graph) chart.remove();
+  for (const [node, chart] of charts) if (!isOpen(node)) chart.remove();
   for (const chart of charts.values()) chart.restore();
   const workflow = (app.rootGraph ?? app.graph)?.id ?? "";
+  const another = workflow !== caughtUp;
+  caughtUp = workflow;
   const answer = await api.fetchApi(`${ROUTES}/runs?workflow=${encodeURIComponent(workflow)}`).catch(() => null);
-  if (answer?.ok) (await answer.json()).forEach((data) => receive(data, false));
+  if (answer?.ok) (await answer.json()).forEach((data) => receive(data, false, another));
 }
 
 // No event tells of zoom, bypass, theme and other nodes' widgets in both renderers, so all are looked at in turn.

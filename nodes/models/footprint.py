@@ -41,10 +41,18 @@ def feature_bytes(network: nn.Module, latent: tuple[int, ...], dtype: torch.dtyp
     return width * max(1, positions // max(1, per_token)) * dtype.itemsize
 
 
-def held_bytes(feature: int, latent: tuple[int, ...], capacity: int, conditionings: int, corrected: bool) -> int:
-    """Bytes that a run holds: histories, the joined feature that enters the head, and the corrector's latents."""
+def held_bytes(feature: int, latent: tuple[int, ...], capacity: int, paths: int, corrected: bool) -> int:
+    """Bytes that a run holds: histories, the joined feature that enters the head, and the corrector's latents.
+
+    Args:
+        feature: bytes of the feature of one conditioning.
+        latent: shape [batch, ...].
+        capacity: features of a history.
+        paths: histories.
+        corrected: whether gaps are corrected.
+    """
     latents = CORRECTOR_LATENTS * math.prod(latent) * torch.float32.itemsize if corrected else 0
-    return feature * conditionings * (capacity + 1) + latents
+    return feature * paths * (capacity + 1) + latents
 
 
 @contextmanager

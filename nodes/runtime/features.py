@@ -59,7 +59,7 @@ class FeatureForecaster:
         total: steps of the run.
         capacity: how many computed steps a history holds at most.
         enough: how many computed steps a forecast needs.
-        conditionings: of an evaluation.
+        paths: how many histories the run keeps, of conditionings and stages.
         note: gets what the user should know.
         flow: whether latents go from noise to data in straight lines; else noise is added to data.
         moves_parts: whether another pack may choose what a call sees, see `conflicts`.
@@ -72,14 +72,14 @@ class FeatureForecaster:
         total: int,
         capacity: int,
         enough: int,
-        conditionings: int,
+        paths: int,
         note: Callable[[Message], None],
         flow: bool = True,
         moves_parts: bool = False,
     ) -> None:
         self._signal, self._axis, self._total = signal, axis, total
         self.capacity, self._enough, self._note = capacity, enough, note
-        self._conditionings = conditionings
+        self._paths = paths
         self._flow, self._moves_parts = flow, moves_parts
         self._continuity = Continuity()
         self._moved = 0  # computed steps in a row with calls that saw other parts than before
@@ -102,7 +102,11 @@ class FeatureForecaster:
     def affordable(self, feature: int, device: torch.device) -> bool:
         """Whether features of so many bytes for each conditioning may be held: by a share of the device's memory, the
         same on every run. Which conditionings ComfyUI joins in a call depends on what is free."""
-        return feature * self._conditionings * self.capacity <= HISTORY_SHARE * get_total_memory(device)
+        return self._held(feature) <= HISTORY_SHARE * get_total_memory(device)
+
+    def _held(self, feature: int) -> int:
+        """Bytes of all histories, if features of one conditioning have so many."""
+        return feature * self._paths * self.capacity
 
     def planned(self, patcher: Any, latent: tuple[int, ...], corrected: bool) -> int:
         """Bytes that the run is going to hold, the corrector's included."""
@@ -112,7 +116,7 @@ class FeatureForecaster:
             wanted = feature_bytes(raw_network(patcher.model), latent, patcher.model.get_dtype_inference())
             if target == BLOCK_OUTPUT or self.affordable(wanted, patcher.load_device):
                 feature = wanted
-        return held_bytes(feature, latent, self.capacity, self._conditionings, corrected)
+        return held_bytes(feature, latent, self.capacity, self._paths, corrected)
 
     def call(
         self,
@@ -286,8 +290,9 @@ class FeatureForecaster:
             if feature.ndim == 0 or feature.shape[0] % len(histories):
                 raise TapError(f"the rows of {label} {tuple(feature.shape)} do not divide by conditioning")
             bounded = self._signal.target == AUTO and tapped.architecture not in WHOLE_MODEL_TARGETS
-            if bounded and not self.affordable(feature.nbytes // len(histories), feature.device):
-                raise TapError(f"the block output would need {feature.nbytes * self.capacity / 2**30:.1f} GiB")
+            own_bytes = feature.nbytes // len(histories)
+            if bounded and not self.affordable(own_bytes, feature.device):
+                raise TapError(f"the block output would need {self._held(own_bytes) / 2**30:.1f} GiB")
             batch = x.shape[0] // len(histories)
             rows = rearrange(feature, "(cond batch) ... -> cond batch ...", cond=len(histories))
             for history, own in zip(histories, rows, strict=True):

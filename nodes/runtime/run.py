@@ -184,14 +184,11 @@ class SamplingRun:
         if self._calls.unseen:
             self._disable(say(Text.UNSEEN))
         self._enter(Phase.CLOSED)
-        if self._ranks is not None:
-            self._ranks.close()
         self.trace.outcome = outcome
+        if self._ranks is not None:
+            self._guarded("leaving the other workers", self._ranks.close)
         if outcome != "error":  # a broken device cannot be read
-            self._learn(over=True)
-            self._measurements.finish()
-            for record, stopwatch in zip(self.trace.evaluations, self._stopwatches, strict=False):
-                record.seconds = stopwatch.wait()
+            self._guarded("reading what was measured", self._settle)
         self._calls.evaluation = self._guider = None
         # Some packs call a sampler once per step and tile: what stops all of these runs is said once.
         again = any(run.off == self.trace.off and run.prompt == self.trace.prompt for run in self._attachment.runs)
@@ -199,6 +196,13 @@ class SamplingRun:
         self._attachment.runs.append(self.trace)
         logging.log(level, self.trace.summary())
         self._progress.send(last=True)
+
+    def _settle(self) -> None:
+        """Use the numbers that are left."""
+        self._learn(over=True)
+        self._measurements.finish()
+        for record, stopwatch in zip(self.trace.evaluations, self._stopwatches, strict=False):
+            record.seconds = stopwatch.wait()
 
     def _enter(self, phase: Phase) -> None:
         """Begin a phase, and release what it does not hold."""
@@ -279,7 +283,7 @@ class SamplingRun:
             self._policy.steps,
             capacity,
             2 if guarded else min(2, self._settings.warmup),
-            max(1, len(_wanted(self._guider, getattr(self._guider, "conds", None) or {}))),
+            _histories(self._guider, layout.stages),
             self.trace.note,
             flow,
             self._moves_parts,
@@ -469,6 +473,12 @@ def _wanted(guider: Any, conds: dict[str, Any]) -> dict[str, Any]:
     if plain and math.isclose(guider.cfg, 1.0) and not guider.model_options.get("disable_cfg1_optimization"):
         return {name: given for name, given in conds.items() if name != "negative"}
     return conds
+
+
+def _histories(guider: Any, stages: int) -> int:
+    """How many paths of features a run keeps: of each conditioning, regional ones too, one for each stage of a step."""
+    wanted = _wanted(guider, getattr(guider, "conds", None) or {})
+    return max(1, sum(len(group or ()) for group in wanted.values())) * max(1, stages)
 
 
 def _unguided(options: dict[str, Any]) -> int:

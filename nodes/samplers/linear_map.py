@@ -82,7 +82,7 @@ def known_sampler(sampler: Any) -> SamplerInfo | None:
     """The table's row of a sampler object; None where it is no function of ComfyUI's own, whatever it is called, or
     where the object calls it in a way of its own."""
     function = getattr(sampler, "sampler_function", None)
-    if getattr(type(sampler), "sample", None) is not KSAMPLER.sample:
+    if getattr(getattr(sampler, "sample", None), "__func__", None) is not KSAMPLER.sample:
         return None
     if not str(getattr(function, "__module__", "")).startswith("comfy."):
         return None
