@@ -136,9 +136,9 @@ def fingerprint(files: Sequence[Path], *extra: object) -> str:
     return digest.hexdigest()
 
 
-def is_stamped(stamp: Path, value: str) -> bool:
-    """Whether the step that writes this stamp last was finished with this fingerprint."""
-    return stamp.is_file() and stamp.read_text() == value
+def is_stamped(stamp: Path, value: str, made: Path | None = None) -> bool:
+    """Whether the step that writes this stamp last was finished with this fingerprint, and what it made is there."""
+    return stamp.is_file() and stamp.read_text() == value and (made is None or made.exists())
 
 
 def capture(command: Sequence[str | Path]) -> subprocess.CompletedProcess[str]:
@@ -207,10 +207,10 @@ def full_environment() -> Path:
     # Only the version counts: which of several equal interpreters calls this script must not build everything anew.
     value = fingerprint(files, version)
     python = venv_python(folder)
-    if is_stamped(stamp, value) and python.exists():
+    if is_stamped(stamp, value, python):
         return python
     with setup_lock():
-        if is_stamped(stamp, value):
+        if is_stamped(stamp, value, python):
             return python
         log.info("Setting up %s (once; about two minutes)", folder.relative_to(ROOT))
         with stage("virtual environment"):
@@ -236,10 +236,10 @@ def scan_environment() -> Path:
     interpreter, version = base_interpreter()
     value = fingerprint([SCAN], version)
     python = venv_python(folder)
-    if is_stamped(stamp, value) and python.exists():
+    if is_stamped(stamp, value, python):
         return python
     with setup_lock():
-        if is_stamped(stamp, value):
+        if is_stamped(stamp, value, python):
             return python
         with stage("scanners of the package"):
             python = create_venv(folder, interpreter)
@@ -305,9 +305,11 @@ def comfyui_source(python: Path, version: str = COMFYUI_VERSION) -> Path:
     if version == COMFYUI_VERSION:
         requirement = REQUIREMENTS / "comfyui-source.txt"
     value = fingerprint([requirement])
-    if is_stamped(stamp, value) and (folder / "main.py").is_file():
+    if is_stamped(stamp, value, folder / "main.py"):
         return folder
     with setup_lock(), stage(f"ComfyUI {version}"), tempfile.TemporaryDirectory(dir=DEV) as temporary:
+        if is_stamped(stamp, value, folder / "main.py"):
+            return folder
         options = ["--require-hashes", "--no-deps", "--no-build-isolation", "--no-binary", ":all:"]
         pip(python, "download", *options, "--ignore-requires-python", "-r", requirement, "-d", temporary)
         (archive,) = Path(temporary).glob("*.tar.gz")
@@ -380,9 +382,11 @@ def external_environment(interpreter: Path) -> Path:
     stamp = folder / "spectrum-setup.txt"
     value = fingerprint([REQUIREMENTS / "dev.txt", CONSTRAINTS], interpreter)
     python = venv_python(folder)
-    if is_stamped(stamp, value):
+    if is_stamped(stamp, value, python):
         return python
     with setup_lock(), stage(f"test and drawing tools beside {interpreter}"):
+        if is_stamped(stamp, value, python):
+            return python
         probe = capture([interpreter, "-c", PROBE])
         if probe.returncode:
             raise SetupError(f"{interpreter} does not run:\n    {probe.stdout.strip()}")

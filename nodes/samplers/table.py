@@ -1,4 +1,4 @@
-"""ComfyUI's sampler functions -> how they call the model. Data, no logic.
+"""ComfyUI's sampler functions -> how they call the model. Data, and how to look it up.
 
 Whoever forecasts must know how many evaluations a step has and that each is one step further along one smooth path. The
 stages of a step (heun's predictor and corrector, say) are separate paths: each has its own histories, and a step is
