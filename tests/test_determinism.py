@@ -6,7 +6,7 @@ import torch
 from beside import some
 from late import Late, late_by, patched
 from sampling import distance, runs
-from spectrum_accelerate.nodes.runtime import accelerate
+from spectrum_accelerate.nodes.runtime import accelerate, policy
 from spectrum_accelerate.nodes.runtime.run import SamplingRun
 from spectrum_accelerate.nodes.settings import Settings
 from spectrum_accelerate.spectrum_core import readback
@@ -61,7 +61,10 @@ def test_a_late_number_changes_nothing(name, monkeypatch):
 
 def test_the_place_of_a_number_is_what_counts(monkeypatch):
     """The counterpart: a number that is used at another place does change a run in which it decides."""
-    fast = accelerate(inprocess.embedded_model(), Settings.of(skip_interval=8.0))
+    model = inprocess.embedded_model()
+    fast, counted = accelerate(model, Settings.of()), accelerate(model, Settings.of(evaluations=14))
+    draw(counted, 30, 3.5, "dpmpp_2m")
+    monkeypatch.setattr(policy, "MAX_ESTIMATED_ERROR", runs(counted)[0].error / 2)
     draw(fast, 30, 3.5, "dpmpp_2m")
     assert Reason.ERROR_LIMIT in {e.reason for e in runs(fast)[0].evaluations}
     due = readback.Delayed.due
