@@ -43,6 +43,7 @@ class Text(Enum):
     ALL_COMPUTED = (
         "{steps} steps are too few for warmup = {warmup} and tail = {tail}; use more steps or lower these widgets"
     )
+    ALL_WANTED = "these settings and cfg compute all {steps} steps; raise skip_interval, or lower {widget} or cfg"
     OUTSIDE = "start_percent and end_percent leave no step to forecast; widen them"
     SAMPLER = 'sampler "{sampler}" {obstacle}'
     CONFLICT = "{other} is on the same MODEL; remove one of the two"

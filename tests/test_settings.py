@@ -211,6 +211,22 @@ def test_percents_that_leave_nothing_say_so(model):
 
 
 @pytest.mark.parametrize(
+    ("values", "cfg", "text"),
+    [
+        ({"evaluations": 1000}, 1.0, Text.ALL_WANTED),
+        ({}, 30.0, Text.ALL_WANTED),
+        ({"warmup": 12}, 1.0, Text.ALL_COMPUTED),
+        ({"start_percent": 0.99}, 1.0, Text.OUTSIDE),
+        ({"skip_interval": 1.0}, 1.0, Text.NEVER),
+    ],
+)
+def test_where_all_is_computed_the_reason_is_the_one_to_change(model, values, cfg, text):
+    fast = accelerate(model, Settings.of(**values))
+    FLUX.sample(fast, steps=12, cfg=cfg)
+    assert runs(fast)[-1].off.text is text
+
+
+@pytest.mark.parametrize(
     "changes",
     [
         {"warmup": 3},

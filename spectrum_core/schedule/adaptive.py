@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from ..messages import Message, Text, say
-from .balanced import LEAST, balanced, budget, measure, smoothed
+from ..messages import Message
+from .balanced import balanced, budget, measure, smoothed, without_room
 from .base import Request, Schedule, State
 
 BASE_RATE = 2.6
@@ -104,9 +104,7 @@ class Adaptive(Schedule):
 
     def unsuitable(self, total: int) -> Message | None:
         """See `Schedule`."""
-        if self.count >= total and total <= LEAST:
-            return say(Text.TOO_FEW_STEPS, steps=total, least=LEAST)
-        return super().unsuitable(total)
+        return without_room(super().unsuitable(total), total, self.warmup + self.tail)
 
     def _place(self, placed: Placed, again: bool) -> Placed:
         """The state with the next step to compute."""

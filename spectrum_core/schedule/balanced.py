@@ -76,9 +76,20 @@ class Plan(Schedule):
 
     def unsuitable(self, total: int) -> Message | None:
         """See `Schedule`."""
-        if len(self.computed) >= total and total <= LEAST:
-            return say(Text.TOO_FEW_STEPS, steps=total, least=LEAST)
-        return super().unsuitable(total)
+        return without_room(super().unsuitable(total), total, self.warmup + self.tail)
+
+
+def without_room(found: Message | None, total: int, ends: int) -> Message | None:
+    """Why a budget leaves nothing to forecast.
+
+    Args:
+        found: what a schedule without a budget says.
+        total: steps of the run.
+        ends: steps of warm-up and tail.
+    """
+    if found is not None and total <= LEAST:
+        return say(Text.TOO_FEW_STEPS, steps=total, least=LEAST)
+    return say(Text.ALL_WANTED, steps=total, widget="evaluations") if found is not None and ends < total else found
 
 
 def least(total: int, interval: float, guidance: float = 1.0) -> int:
