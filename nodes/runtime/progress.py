@@ -9,6 +9,7 @@ from typing import Any
 
 from ...spectrum_core.messages import Message
 from ...spectrum_core.trace import Trace
+from .failures import failure
 
 EVENT = "spectrum_accelerate.run"
 
@@ -48,9 +49,9 @@ class Progress:
         """Send the state, at most ten times a second; the last one always. If that fails, nothing more is sent."""
         try:
             self._send(last)
-        except Exception:
+        except Exception as error:
             self._node = ""
-            logging.warning("Spectrum: the chart on the node cannot be updated", exc_info=True)
+            logging.warning("Spectrum: %s", failure("the chart on the node", error))
 
     def _send(self, last: bool) -> None:
         trace = self._trace
