@@ -388,7 +388,8 @@ def _norms(value: torch.Tensor, parts: tuple[int, ...] = ()) -> torch.Tensor:
     """Norm of each part of each picture: float32 [batch * parts]."""
     flat = value.flatten(1)
     pieces = flat.split(parts, dim=1) if len(parts) > 1 and sum(parts) == flat.shape[1] else (flat,)
-    return torch.cat([torch.linalg.vector_norm(piece, dim=1).float() for piece in pieces])
+    wide = torch.promote_types(value.dtype, torch.float32)  # half precision could not hold the norm
+    return torch.cat([torch.linalg.vector_norm(piece, dim=1, dtype=wide).float() for piece in pieces])
 
 
 def _finite(*values: torch.Tensor) -> torch.Tensor:

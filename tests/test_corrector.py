@@ -22,6 +22,7 @@ from spectrum_accelerate.spectrum_core.corrector import (
     DATA_STD,
     ORDER,
     Corrector,
+    _norms,
     _solved,
     denoiser_gain,
     polynomial,
@@ -546,3 +547,10 @@ def test_strong_guidance_gets_more_evaluations_and_gains_all_the_same(load):
     fewer = sample(model, cfg=7.0, steps=trace.computed, pictures=4)
     ratios = [distance(a, c) / distance(b, c) for a, b, c in zip(result, fewer, full, strict=True)]
     assert math.prod(ratios) ** (1 / len(ratios)) < 0.9, ratios
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_norms_are_held_in_every_precision(dtype):
+    """Single precision, of each picture, though half precision could not hold the sum."""
+    found = _norms(torch.full((2, 4, 64, 64), 1000.0, dtype=dtype))
+    assert found.dtype == torch.float32 and found.tolist() == pytest.approx([128_000.0] * 2, rel=1e-3)
